@@ -1,0 +1,89 @@
+import json
+
+import numpy as np
+import pytest
+from builders import make_demonstration, write_dataset_folder
+from bundles import a_bundle, with_still
+from imports import ROOT
+from PIL import Image
+
+from vla import cli
+
+
+@pytest.fixture
+def bundle(tmp_path):
+    return a_bundle(tmp_path / "policy", passport={"seed": 0, "inputs": {"dataset": "0123456789abcdef"}})
+
+
+def test_a_bundle_on_one_screen(bundle, capsys):
+    assert cli.main(["inspect", "bundle", str(bundle.path)]) == 0
+    shown = capsys.readouterr().out
+    assert bundle.digest in shown
+    assert "front, wrist at 16 x 32" in shown
+    assert "3: x, y, z (quantile)" in shown
+    assert "2: dx, dy (min_max)" in shown
+    assert "made by inputs  dataset 0123456789ab" in shown
+    assert "degenerate      none" in shown
+    assert len(shown.splitlines()) < 25
+
+
+def test_a_bundle_names_the_dimensions_that_it_is_blind_to(tmp_path, capsys):
+    still = a_bundle(tmp_path / "policy", norm_stats=with_still(state=(0, 2), actions=(1,)))
+    assert cli.main(["inspect", "bundle", str(still.path)]) == 0
+    assert "degenerate      state x, z; actions dy" in capsys.readouterr().out
+
+
+def test_a_dataset_on_one_screen(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)  # whose params.yaml says which columns are what
+    folder = write_dataset_folder(tmp_path / "dataset", [make_demonstration(length=6), make_demonstration(length=8)])
+    assert cli.main(["inspect", "dataset", str(folder)]) == 0
+    shown = capsys.readouterr().out
+    assert "2 with 14 steps, 6 to 8 each" in shown
+    assert "front at 16 x 16" in shown
+    assert len(shown.splitlines()) < 25
+
+
+def test_a_folder_that_is_no_bundle_is_refused(tmp_path, capsys):
+    assert cli.main(["inspect", "bundle", str(tmp_path)]) == 2
+    assert "expected a bundle" in capsys.readouterr().err
+
+
+def test_a_prediction_for_image_files_is_json(bundle, tmp_path, capsys):
+    for view in ("front", "wrist"):
+        Image.fromarray(np.zeros((16, 32, 3), dtype=np.uint8)).save(tmp_path / f"{view}.png")
+    words = ["predict", "--policy", str(bundle.path), "--instruction", "open the drawer", "--state=-0.1,0.2,1e-3"]
+    words += [word for view in ("front", "wrist") for word in ("--image", f"{view}={tmp_path}/{view}.png")]
+    assert cli.main(words) == 0
+    first = json.loads(capsys.readouterr().out)
+    assert np.shape(first["actions"]) == (4, 2)
+    assert cli.main([*words, "--seed", "1"]) == 0
+    assert json.loads(capsys.readouterr().out)["actions"] != first["actions"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--image", "front.png"], "--image: expected VIEW=FILE, found 'front.png'."),
+        (["--state", "1,two"], "--state: expected numbers with commas between, found '1,two'."),
+        (["--image", "top=a.png"], "expected one file for each of the views front, wrist, found top."),
+    ],
+)
+def test_wrong_words_of_a_prediction_are_refused(bundle, capsys, words, message):
+    assert cli.main(["predict", "--policy", str(bundle.path), "--instruction", "open the drawer", *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_doctor_says_what_it_found(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    cli.main(["doctor"])
+    out, err = capsys.readouterr()
+    shown = out + err
+    assert "two gloo processes agree" in shown
+    assert all(name in shown for name in ["python", "torch", "ray", "mlflow", "prefect", "disk", "git"])
+
+
+def test_the_doctor_refuses_a_tracking_server_that_does_not_answer(capsys, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    assert cli.main(["doctor", "--no-all-reduce"]) == 2
+    assert "BAD  tracking        http://127.0.0.1:9: expected the tracking store to answer" in capsys.readouterr().err

@@ -1,0 +1,123 @@
+import numpy as np
+import pytest
+from builders import ArrayDataset, make_episode
+from bundles import a_bundle
+
+from vla.data.episodes import EpisodeTable
+from vla.errors import DataError
+from vla.evaluation import playback
+from vla.evaluation.evaluate import Errors, check_fit, spread_over_tasks
+
+LENGTHS = (3, 6, 1, 4)
+TASKS = ("open the drawer", "press the button", "open the drawer", "open the drawer")
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    return a_bundle(
+        tmp_path_factory.mktemp("bundle") / "policy", state_names=("s0", "s1", "s2"), action_names=("a0", "a1")
+    )
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    return ArrayDataset(
+        [make_episode(n, seed=n, instruction=task) for n, task in zip(LENGTHS, TASKS, strict=True)], ids=[7, 8, 9, 12]
+    )
+
+
+def a_table(lengths=LENGTHS) -> EpisodeTable:
+    return EpisodeTable(
+        episode_id_E=np.array([7, 8, 9, 12]),
+        uid_E=np.array([70, 80, 90, 120]),
+        length_E=np.array(lengths),
+        instructions=("open the drawer", "press the button"),
+        instruction_E=np.array([0, 1, 0, 0]),
+        digest="d",
+    )
+
+
+def play(bundle, dataset, *, side_by_side, seed=0):
+    played = playback.play(bundle, dataset=dataset, table=a_table(), side_by_side=side_by_side, num_steps=2, seed=seed)
+    return {recording.episode_id: (recording, chunks) for recording, chunks in played}
+
+
+def test_every_step_of_every_episode_gets_one_chunk(bundle, dataset):
+    played = play(bundle, dataset, side_by_side=4)
+    assert {number: chunks.shape for number, (_, chunks) in played.items()} == {
+        7: (3, 4, 2), 8: (6, 4, 2), 9: (1, 4, 2), 12: (4, 4, 2),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("side_by_side", [1, 2, 3])
+def test_predictions_do_not_depend_on_the_batch_size(bundle, dataset, side_by_side):
+    reference = play(bundle, dataset, side_by_side=4)
+    for number, (_, chunks) in play(bundle, dataset, side_by_side=side_by_side).items():
+        np.testing.assert_allclose(chunks, reference[number][1], atol=2e-5)
+
+
+def test_another_seed_gives_other_predictions(bundle, dataset):
+    first, other = (play(bundle, dataset, side_by_side=4, seed=seed)[7][1] for seed in (0, 1))
+    assert np.abs(first - other).max() > 0.01
+
+
+def test_an_episode_with_too_few_frames_is_refused(bundle, dataset):
+    with pytest.raises(DataError, match="episode 7: expected 5 rows, found 3"):
+        playback.read_recording(bundle, dataset=dataset, table=a_table((5, 6, 1, 4)), row=0)
+
+
+def test_the_errors_equal_a_plain_loop_over_all_real_targets(bundle, dataset):
+    errors, mean = Errors(bundle), bundle.norm_stats.actions.mean
+    squares, absolutes, reference, held = [], [], [], {}
+    for recording, chunks in play(bundle, dataset, side_by_side=2).values():
+        errors.add(recording, chunks)
+        actions = recording.steps.actions_TA
+        for t in range(len(actions)):
+            for h in range(4):
+                if t + h < len(actions):
+                    for a in range(2):
+                        error = float(chunks[t, h, a]) - float(actions[t + h, a])
+                        squares.append(error**2)
+                        absolutes.append(abs(error))
+                        reference.append(abs(mean[a] - float(actions[t + h, a])))
+                        held.setdefault(recording.instruction, []).append(abs(error))
+    summary = errors.summary()
+    assert summary["mse"] == pytest.approx(np.mean(squares), rel=1e-5)
+    assert summary["mae"] == pytest.approx(np.mean(absolutes), rel=1e-5)
+    assert summary["baseline_mae"] == pytest.approx(np.mean(reference), rel=1e-5)
+    # Both dimensions have the standard deviation 0.5, so the scale cancels in the ratio.
+    assert summary["error_ratio"] == pytest.approx(np.mean(absolutes) / np.mean(reference), rel=1e-5)
+    assert summary["mae_normalised"] == pytest.approx(np.mean(absolutes) / 0.5, rel=1e-5)
+    assert summary["mse_normalised"] == pytest.approx(np.mean(squares) / 0.25, rel=1e-5)
+    for task, values in held.items():
+        assert summary["per_task"][task]["mae"] == pytest.approx(np.mean(values), rel=1e-5)
+    assert {task: row["steps"] for task, row in summary["per_task"].items()} == {
+        "open the drawer": 8, "press the button": 6,
+    }  # fmt: skip
+
+
+def test_a_perfect_prediction_has_no_error(bundle, dataset):
+    errors = Errors(bundle)
+    for recording, chunks in play(bundle, dataset, side_by_side=4).values():
+        actions = recording.steps.actions_TA
+        index = np.minimum(np.arange(len(actions))[:, None] + np.arange(4), len(actions) - 1)
+        assert chunks.shape == actions[index].shape
+        errors.add(recording, actions[index])
+    assert errors.summary()["mse"] == errors.summary()["error_ratio"] == 0
+
+
+def test_a_dataset_of_another_robot_is_refused(bundle, dataset):
+    check_fit(bundle, dataset.schema, where="data")
+    other = ArrayDataset([make_episode()], action_names=("a0", "gripper"))
+    with pytest.raises(DataError, match=r"data: expected the action dimensions .*'a1'.*found .*'gripper'"):
+        check_fit(bundle, other.schema, where="data")
+    with pytest.raises(DataError, match="frames per second"):
+        check_fit(bundle, ArrayDataset([make_episode()], fps=20.0).schema, where="data")
+    with pytest.raises(DataError, match="found no wrist"):
+        check_fit(bundle, ArrayDataset([make_episode()], views={"front": (4, 6)}).schema, where="data")
+
+
+def test_plotted_episodes_are_spread_over_the_tasks():
+    assert spread_over_tasks(a_table(), 2) == {0, 1}
+    assert spread_over_tasks(a_table(), 3) == {0, 1, 2}
+    assert spread_over_tasks(a_table(), 99) == {0, 1, 2, 3}

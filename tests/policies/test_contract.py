@@ -1,0 +1,149 @@
+"""The policy contract, checked for every file of vla/policies."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from batches import SETTINGS, fake_batch, tiny_policy
+
+from vla import registry
+from vla.training.loop import weighted_error
+from vla.training.optim import OptimizerConfig, make_optimizer
+
+POLICIES = registry.names("policies")
+OPTIMIZER = OptimizerConfig(lr=3e-3, betas=(0.9, 0.95), weight_decay=0.0, warmup_steps=0, final_lr=0.0, clip_norm=1.0)
+
+
+def test_every_policy_has_tiny_settings_here():
+    assert sorted(SETTINGS) == POLICIES
+
+
+@pytest.fixture(params=POLICIES)
+def name(request):
+    return request.param
+
+
+def test_one_batch_can_be_overfitted(name):
+    policy, spec = tiny_policy(name)
+    batch = fake_batch(spec, 4)
+    optimizer = make_optimizer(policy, OPTIMIZER)
+    losses = []
+    for _ in range(150):
+        loss = weighted_error(policy(batch), batch)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert losses[-1] < 0.1 * losses[0]
+
+
+def test_equal_seeds_give_equal_losses(name):
+    losses = []
+    for _ in range(2):
+        policy, spec = tiny_policy(name, seed=3)
+        batch = fake_batch(spec, 4)
+        losses.append(weighted_error(policy(batch), batch).item())
+    assert losses[0] == losses[1]
+
+
+def test_micro_batches_add_up_to_the_whole_batch(name):
+    policy, spec = tiny_policy(name)
+    whole = fake_batch(spec, 6)
+    expected = weighted_error(policy(whole), whole)
+    expected.backward()
+    gradients = {key: value.grad.clone() for key, value in policy.named_parameters()}
+    policy.zero_grad()
+    total = 0.0
+    for part in (slice(0, 1), slice(1, 4), slice(4, 6)):
+        micro = fake_batch(spec, 6, rows=part)
+        loss = weighted_error(policy(micro), micro)
+        loss.backward()
+        total += loss.item()
+    assert total == pytest.approx(expected.item(), rel=1e-5)
+    for key, value in policy.named_parameters():
+        torch.testing.assert_close(value.grad, gradients[key], atol=1e-5, rtol=1e-4)
+
+
+def test_targets_of_weight_zero_are_inert(name):
+    policy, spec = tiny_policy(name)
+    batch = fake_batch(spec, 4)
+    weight = batch.weight_BPHA.clone()
+    weight[:, :, -1] = 0.0
+    batch = replace(batch, weight_BPHA=weight)
+    # At flow time 1 a token's input is its noise alone, so that changing its action moves its target only.
+    time = batch.time_BPH.clone()
+    time[:, :, -1] = 1.0
+    batch = replace(batch, time_BPH=time)
+    actions = batch.actions_BPHA.clone()
+    actions[:, :, -1] += 5.0
+    other = replace(batch, actions_BPHA=actions)
+    assert weighted_error(policy(batch), batch).item() == weighted_error(policy(other), other).item()
+
+
+def test_sampled_actions_have_the_spec_s_shape_and_depend_on_the_noise(name):
+    policy, spec = tiny_policy(name)
+    policy.eval()
+    obs = fake_batch(spec, 2).obs
+    noise = torch.randn(2, spec.action_horizon, spec.action_dim)
+    memory = policy.initial_memory(2, torch.device("cpu"))
+    chunk, _ = policy.act(obs, memory, noise, 3)
+    again, _ = policy.act(obs, memory, noise, 3)
+    other, _ = policy.act(obs, memory, noise + 1, 3)
+    assert chunk.shape == noise.shape
+    assert torch.equal(chunk, again)
+    assert not torch.equal(chunk, other)
+
+
+def test_the_context_is_unchanged_after_ten_velocity_calls(name):
+    policy, spec = tiny_policy(name)
+    policy.eval()
+    batch = fake_batch(spec, 2)
+    with torch.no_grad():
+        context = policy.encode(batch.obs, policy.initial_memory(2, torch.device("cpu"))).context
+        noisy, time = torch.randn(2, spec.action_horizon, spec.action_dim), torch.rand(2, spec.action_horizon)
+        first = policy.velocity(context, noisy, time)
+        for _ in range(10):
+            last = policy.velocity(context, noisy, time)
+    assert torch.equal(first, last)
+
+
+def test_padded_text_and_absent_cameras_change_nothing(name):
+    policy, spec = tiny_policy(name)
+    policy.eval()
+    batch = fake_batch(spec, 2)
+    is_pad = torch.zeros_like(batch.obs.token_is_pad_BTL)
+    is_pad[..., -1] = True
+    absent = torch.zeros_like(batch.obs.image_is_pad_BTV)
+    absent[..., -1] = True
+    obs = replace(batch.obs, token_is_pad_BTL=is_pad, image_is_pad_BTV=absent)
+    tokens, images = obs.tokens_BTL.clone(), obs.images_BTVCYX.clone()
+    tokens[..., -1] = (tokens[..., -1] + 1) % spec.vocabulary
+    images[:, :, -1] = 255 - images[:, :, -1]
+    changed = replace(obs, tokens_BTL=tokens, images_BTVCYX=images)
+    errors = [policy(replace(batch, obs=each)).error_BPHA for each in (obs, changed)]
+    torch.testing.assert_close(*errors)
+
+
+def test_the_instruction_decides_the_answer(name):
+    policy, spec = tiny_policy(name)
+    batch = fake_batch(spec, 2)
+    tokens = (batch.obs.tokens_BTL + 1) % spec.vocabulary
+    other = replace(batch, obs=replace(batch.obs, tokens_BTL=tokens))
+    assert not torch.equal(policy(batch).error_BPHA, policy(other).error_BPHA)
+
+
+def test_weights_round_trip_through_a_state_dict(name):
+    policy, spec = tiny_policy(name, seed=0)
+    other, _ = tiny_policy(name, seed=1)
+    batch = fake_batch(spec, 2)
+    assert not torch.equal(policy(batch).error_BPHA, other(batch).error_BPHA)
+    other.load_state_dict(policy.state_dict())
+    assert torch.equal(policy(batch).error_BPHA, other(batch).error_BPHA)
+
+
+def test_every_parameter_gets_a_gradient(name):
+    """DDP waits for ever for a parameter that takes no part."""
+    policy, spec = tiny_policy(name)
+    batch = fake_batch(spec, 3)
+    weighted_error(policy(batch), batch).backward()
+    assert [key for key, value in policy.named_parameters() if value.grad is None] == []

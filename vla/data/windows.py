@@ -1,0 +1,68 @@
+"""Index arithmetic of windows: which steps a sample observes, which actions it predicts, and with what weight.
+
+A sample is one step t of one episode of length n. With T observation steps at stride s, P predicted steps and a
+chunk of H actions, the sample
+
+    observes   t - s * (T - 1 - i)           for i in 0..T-1, clamped to 0 and marked as padding below 0
+    predicts   p + h                         for each of the last P observed steps p and h in 0..H-1,
+                                             clamped to n - 1 and given weight 0 from n on
+
+No index ever leaves the episode. Memory is proportional to episodes; looking a sample up costs a binary search.
+"""
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int64
+
+from vla.terms import PolicySpec
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The step indices of B samples, relative to their episodes' starts."""
+
+    observed_BT: Int64[np.ndarray, "B T"]
+    step_is_pad_BT: Bool[np.ndarray, "B T"]
+    actions_BPH: Int64[np.ndarray, "B P H"]
+    weight_BPH: Float32[np.ndarray, "B P H"]
+    """1 for a real step to predict, 0 for padding."""
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """All samples of a set of episodes, in dataset order."""
+
+    end_E: Int64[np.ndarray, "E"]
+    """Index of the first sample after each episode."""
+    length_E: Int64[np.ndarray, "E"]
+    spec: PolicySpec
+
+    @classmethod
+    def make(cls, length_E: Int64[np.ndarray, "E"], spec: PolicySpec) -> Self:
+        return cls(np.cumsum(length_E), length_E, spec)
+
+    def __len__(self) -> int:
+        return int(self.end_E[-1])
+
+    def locate(self, sample_B: Int64[np.ndarray, "B"]) -> tuple[Int64[np.ndarray, "B"], Int64[np.ndarray, "B"]]:
+        """Episode row and step of each sample."""
+        episode = np.searchsorted(self.end_E, sample_B, side="right")
+        return episode, sample_B - (self.end_E[episode] - self.length_E[episode])
+
+    def window(self, episode_B: Int64[np.ndarray, "B"], step_B: Int64[np.ndarray, "B"]) -> Window:
+        """The windows of the given steps."""
+        spec, length_B = self.spec, self.length_E[episode_B]
+        back_T = spec.step_stride * np.arange(spec.window_steps - 1, -1, -1)
+        wanted_BT = step_B[:, None] - back_T
+        is_pad_BT = wanted_BT < 0
+        from_BP = wanted_BT[:, -spec.predict_steps :]
+        wanted_BPH = from_BP[:, :, None] + np.arange(spec.action_horizon)
+        real_BPH = (from_BP[:, :, None] >= 0) & (wanted_BPH < length_B[:, None, None])
+        return Window(
+            observed_BT=wanted_BT.clip(min=0),
+            step_is_pad_BT=is_pad_BT,
+            actions_BPH=np.minimum(wanted_BPH.clip(min=0), length_B[:, None, None] - 1),
+            weight_BPH=real_BPH.astype(np.float32),
+        )

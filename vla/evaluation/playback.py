@@ -1,0 +1,90 @@
+"""Predictions on recorded episodes: the policy sees every recorded step in turn, as if it stood in that robot.
+
+Several episodes are played side by side, one step of each per forward pass, with their memory carried along: one path
+for policies with and without memory, at the price of holding the frames of all these episodes at once.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+from vla import keyed
+from vla.data.episodes import EpisodeTable
+from vla.errors import DataError
+from vla.formats import Dataset
+from vla.models import inference
+from vla.models.bundle import Bundle
+from vla.models.policy import Memory
+from vla.terms import Sensing, Steps
+from vla.transforms import resize
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """One recorded episode with its frames, resized to what the policy sees."""
+
+    row: int
+    """Row in the episode table."""
+    episode_id: int
+    uid: int
+    instruction: str
+    steps: Steps
+    images: dict[str, UInt8[np.ndarray, "T Y X 3"]]
+
+    def sensing(self, step: int) -> Sensing:
+        """What the robot sensed at a step."""
+        images = {view: frames[step] for view, frames in self.images.items()}
+        return Sensing(images, self.steps.state_TS[step], float(self.steps.timestamp_T[step]))
+
+
+def play(
+    bundle: Bundle, *, dataset: Dataset, table: EpisodeTable, side_by_side: int, num_steps: int, seed: int
+) -> Iterator[tuple[Recording, Float32[np.ndarray, "T H A"]]]:
+    """Each episode of the table with the chunks predicted at its steps, in raw units."""
+    for first in range(0, len(table), side_by_side):
+        rows = range(first, min(first + side_by_side, len(table)))
+        group = [read_recording(bundle, dataset=dataset, table=table, row=row) for row in rows]
+        # Longest first: the episodes that still run are then always the first ones.
+        group.sort(key=lambda recording: len(recording.steps), reverse=True)
+        yield from zip(group, predict_group(bundle, group, num_steps=num_steps, seed=seed), strict=True)
+
+
+def read_recording(bundle: Bundle, *, dataset: Dataset, table: EpisodeTable, row: int) -> Recording:
+    """Read one episode; raises DataError when it has not as many rows or frames as the episode table says."""
+    episode_id, length = int(table.episode_id_E[row]), int(table.length_E[row])
+    steps = dataset.steps(episode_id)
+    images = {view: resize(dataset.images(episode_id, view), bundle.spec.image_size) for view in bundle.spec.views}
+    for what, found in {
+        "rows": len(steps),
+        **{f"frames of {view}": len(frames) for view, frames in images.items()},
+    }.items():
+        if found != length:
+            raise DataError(f"episode {episode_id}: expected {length} {what}, found {found}. Run 'dvc repro validate'.")
+    instruction = table.instructions[table.instruction_E[row]]
+    return Recording(row, episode_id, int(table.uid_E[row]), instruction, steps, images)
+
+
+def predict_group(
+    bundle: Bundle, group: list[Recording], *, num_steps: int, seed: int
+) -> list[Float32[np.ndarray, "T H A"]]:
+    """The chunks predicted at every step of episodes sorted by falling length.
+
+    The noise is keyed by episode and step, so a prediction does not depend on which episodes are played together.
+    """
+    shape = (bundle.spec.action_horizon, bundle.spec.action_dim)
+    chunks = [np.empty((len(recording.steps), *shape), np.float32) for recording in group]
+    memory: Memory | None = None
+    for step in range(len(group[0].steps)):
+        running = [recording for recording in group if step < len(recording.steps)]
+        if memory is not None:
+            memory = {name: value[: len(running)] for name, value in memory.items()}
+        obs = inference.observe_sensed(
+            bundle, [recording.sensing(step) for recording in running], [recording.instruction for recording in running]
+        )
+        noise_BHA = np.stack([keyed.normal(seed, "evaluation", item.uid, step, shape=shape) for item in running])
+        predicted_BHA, memory = inference.predict(bundle, obs, noise_BHA=noise_BHA, memory=memory, num_steps=num_steps)
+        for chunk_THA, predicted_HA in zip(chunks, predicted_BHA, strict=False):
+            chunk_THA[step] = predicted_HA
+    return chunks

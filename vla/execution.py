@@ -1,0 +1,35 @@
+"""Section `execution`: where and how often, never what. No stage lists it under `params:`: a change reruns nothing."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from vla.config import Config
+
+Device = Literal["auto", "cpu", "cuda"]
+Count = Annotated[int, Field(gt=0)]
+
+
+class ExecutionConfig(Config):
+    """How the stages use this machine."""
+
+    launcher: Literal["ray", "torchrun", "local"]
+    workers: Count
+    """Processes that train; their gradients are summed."""
+    micro_batch: Count
+    """Samples per forward pass of one training process."""
+    device: Device
+    """`auto` takes GPUs where there is one for each worker, else the CPU; `cuda` insists on them."""
+    threads: Count
+    """CPU threads per process."""
+    log_every: Count
+    """Optimizer steps between two log lines."""
+    checkpoint_every: Count
+    validate_every: Count
+    keep_checkpoints: Count
+    max_failures: Annotated[int, Field(ge=0)]
+    """Lost workers that Ray replaces before it gives up; each time training goes on from the last checkpoint."""
+    cache_bytes: Count
+    """Limit of the decoded frames kept on disk."""
+    rollout_workers: Count
+    """Processes that play rollouts."""

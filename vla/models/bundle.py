@@ -1,0 +1,169 @@
+"""A bundle: a policy on disk, complete enough to act, without any file of the training run.
+
+    <bundle>/model.safetensors  config.json  tokenizer.json  assets/<data name>/norm_stats.json  passport.json
+
+The bundle digest covers weights, config, tokenizer and statistics: what decides an action. The passport (what made
+the bundle) is beside it. Loading is strict: a missing file, a missing or unexpected weight or a wrong shape is an
+error that names it.
+"""
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from vla import artifacts, registry
+from vla.config import Config
+from vla.errors import CheckpointError
+from vla.models.policy import Interface, Policy, PolicyConfig, PolicyModule
+from vla.paths import FileName
+from vla.terms import PolicySpec
+from vla.transforms import NormStats, Processor, Tokenize, TransformsConfig
+
+WEIGHTS, CONFIG, TOKENIZER, PASSPORT = "model.safetensors", "config.json", "tokenizer.json", "passport.json"
+
+
+class BundleConfig(Config):
+    """`config.json` of a bundle."""
+
+    data_name: FileName
+    fps: float
+    state_names: tuple[str, ...]
+    action_names: tuple[str, ...]
+    views: tuple[str, ...]
+    transforms: TransformsConfig
+    policy: dict[str, Any]
+    """Section `policy`, parsed by the policy file's own Config."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A loaded bundle; the policy is in eval mode."""
+
+    policy: Policy[Any]
+    spec: PolicySpec
+    policy_config: PolicyConfig
+    processor: Processor
+    norm_stats: NormStats
+    config: BundleConfig
+    passport: Mapping[str, Any]
+    digest: str
+    path: Path
+
+    @property
+    def degenerate(self) -> dict[str, list[str]]:
+        """Names of the state and action dimensions that normalisation maps to a constant."""
+        sides = (
+            ("state", self.config.state_names, self.processor.state),
+            ("actions", self.config.action_names, self.processor.actions),
+        )
+        return {side: np.array(names)[normalize.degenerate].tolist() for side, names, normalize in sides}
+
+
+def parse_policy(values: Mapping[str, Any], *, where: str) -> tuple[PolicyModule, PolicyConfig]:
+    """The policy file that section `policy` names, and the section parsed by it."""
+    module: Any = registry.find("policies", str(values.get("name")))
+    return module, module.Config.parse(dict(values), where=where)
+
+
+def make_interface(config: BundleConfig, tokenize: Tokenize) -> Interface:
+    """What the data and the transforms of `config` offer a policy."""
+    return Interface(
+        views=config.views,
+        image_size=config.transforms.image_size,
+        state_dim=len(config.state_names),
+        action_dim=len(config.action_names),
+        max_tokens=tokenize.max_tokens,
+        vocabulary=tokenize.vocabulary,
+    )
+
+
+def save(
+    path: Path,
+    *,
+    weights: Mapping[str, Tensor],
+    config: BundleConfig,
+    norm_stats: NormStats,
+    tokenize: Tokenize,
+    passport: Mapping[str, Any],
+) -> str:
+    """Write a bundle and return its digest; `path` is replaced when everything is written."""
+    with artifacts.new_directory(path) as partial:
+        write_tensors(partial / WEIGHTS, weights)
+        artifacts.write_json(partial / CONFIG, config.plain())
+        artifacts.write_text(partial / TOKENIZER, tokenize.to_json())
+        norm_stats.write(partial / "assets" / config.data_name / "norm_stats.json")
+        digest = digest_of(partial)
+        artifacts.write_json(partial / PASSPORT, {**passport, "bundle_digest": digest})
+    return digest
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a safetensors file; raises OSError when the disk does not take it, which safetensors says in words only."""
+    try:
+        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, path)
+    except SafetensorError as error:
+        if number := re.search(r"os error (\d+)", str(error)):
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
+        raise
+
+
+def digest_of(path: Path) -> str:
+    """Digest of what decides the policy's actions; the passport is left out."""
+    files = [item for item in path.rglob("*") if item.is_file() and item.name != PASSPORT]
+    return artifacts.digest_of_files(files, root=path)
+
+
+def load(path: Path, *, device: torch.device | str = "cpu") -> Bundle:
+    """Load and verify a bundle; raises CheckpointError when anything is missing, damaged or does not fit."""
+    for name in (WEIGHTS, CONFIG, TOKENIZER, PASSPORT):
+        if not (path / name).is_file():
+            raise CheckpointError(
+                f"{path}: expected a bundle with {name}, found none. Run 'dvc repro train', or give a bundle's folder."
+            )
+    passport = artifacts.read_json(path / PASSPORT, made_by="dvc repro -f -s train")
+    digest = digest_of(path)
+    if passport.get("bundle_digest") != digest:
+        raise CheckpointError(
+            f"{path}: expected bundle digest {passport.get('bundle_digest')}, found {digest}: a file of the bundle was "
+            f"changed or damaged. Restore it with 'dvc checkout --force', or run 'dvc repro -f -s train'."
+        )
+    config = BundleConfig.parse(artifacts.read_json(path / CONFIG, made_by="dvc repro train"), where=str(path / CONFIG))
+    module, policy_config = parse_policy(config.policy, where=f"{path / CONFIG}: policy")
+    tokenize = Tokenize.from_json((path / TOKENIZER).read_text(encoding="utf-8"), config.transforms.max_tokens)
+    stats = NormStats.read(path / "assets" / config.data_name / "norm_stats.json")
+    spec = module.make_spec(policy_config, make_interface(config, tokenize))
+    policy, _ = module.build(policy_config, spec)
+    load_weights(policy, path / WEIGHTS)
+    processor = Processor.make(config.transforms, config.views, stats, tokenize)
+    return Bundle(policy.to(device).eval(), spec, policy_config, processor, stats, config, passport, digest, path)
+
+
+def load_weights(policy: Policy[Any], path: Path) -> None:
+    """Copy the weights at `path` into `policy`; every name and shape must match."""
+    try:
+        weights = load_file(path)
+    except SafetensorError as error:
+        raise CheckpointError(f"{path}: expected safetensors, found a damaged file ({error}). Restore it.") from None
+    own = policy.state_dict()
+    wrong = [
+        *(f"missing {name}" for name in own.keys() - weights.keys()),
+        *(f"unexpected {name}" for name in weights.keys() - own.keys()),
+        *(
+            f"{name} has shape {list(weights[name].shape)} instead of {list(own[name].shape)}"
+            for name in own.keys() & weights.keys()
+            if own[name].shape != weights[name].shape
+        ),
+    ]
+    if wrong:
+        shown = "; ".join(sorted(wrong)[:8]) + (f"; and {len(wrong) - 8} more" if len(wrong) > 8 else "")
+        raise CheckpointError(f"{path}: expected the weights of {type(policy).__name__}, found {shown}.")
+    policy.load_state_dict(weights)

@@ -1,0 +1,48 @@
+"""Flow matching in one convention: time 1 is noise, time 0 is actions (as openpi and LeRobot's pi0).
+
+    x_t = t * noise + (1 - t) * actions        target velocity = noise - actions
+
+Lipman et al., arXiv:2210.02747; Liu et al., arXiv:2209.03003; the time law is pi0's, arXiv:2410.24164.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from jaxtyping import Float, Float32, Float64
+from torch import Tensor
+
+TIME_FLOOR = 0.001
+"""Smallest flow time that is trained on; sampling ends at 0."""
+
+
+def interpolate(
+    actions_QHA: Float[Tensor, "Q H A"], noise_QHA: Float[Tensor, "Q H A"], time_QH: Float[Tensor, "Q H"]
+) -> Float[Tensor, "Q H A"]:
+    """The point at `time` on the straight line from actions (0) to noise (1)."""
+    time = time_QH.unsqueeze(-1)
+    return time * noise_QHA + (1 - time) * actions_QHA
+
+
+def target_velocity(actions_QHA: Float[Tensor, "Q H A"], noise_QHA: Float[Tensor, "Q H A"]) -> Float[Tensor, "Q H A"]:
+    """d x_t / d t, constant along the line."""
+    return noise_QHA - actions_QHA
+
+
+def time_from_uniform(unit: Float64[np.ndarray, "*shape"]) -> Float32[np.ndarray, "*shape"]:
+    """Beta(1.5, 1) on [0.001, 1] by inversion of its distribution function t^1.5; noisier times are likelier."""
+    return ((1 - TIME_FLOOR) * unit ** (2 / 3) + TIME_FLOOR).astype(np.float32)
+
+
+def time_grid(count: int) -> Float32[np.ndarray, " count"]:
+    """Midpoints of `count` equally likely strata of the time law, for a validation loss without sampling error."""
+    return time_from_uniform((np.arange(count) + 0.5) / count)
+
+
+def euler(
+    field: Callable[[Tensor, float], Tensor], noise_QHA: Float32[Tensor, "Q H A"], num_steps: int
+) -> Float32[Tensor, "Q H A"]:
+    """Integrate from time 1 to 0 in `num_steps` equal steps, counted in integers."""
+    current = noise_QHA
+    for step in range(num_steps, 0, -1):
+        current = current - field(current, step / num_steps) / num_steps
+    return current

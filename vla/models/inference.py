@@ -1,0 +1,126 @@
+"""From raw sensing to raw actions with a bundle: the one path that evaluation, rollouts and serving share."""
+
+import io
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float32, UInt8
+from PIL import Image, UnidentifiedImageError
+
+from vla import keyed
+from vla.errors import CheckpointError, DataError
+from vla.models.bundle import Bundle
+from vla.models.policy import Memory, Observation
+from vla.terms import Sensing
+from vla.transforms import resize
+
+
+def observe(
+    bundle: Bundle,
+    *,
+    images: Mapping[str, UInt8[np.ndarray, "B Y X 3"]],
+    state_BS: Float32[np.ndarray, "B S"],
+    instructions: Sequence[str],
+    time_B: Float32[np.ndarray, "B"],
+) -> Observation:
+    """One step of B raw observations as a policy's input (T = 1)."""
+    if state_BS.shape[1:] != (bundle.spec.state_dim,):
+        raise DataError(
+            f"state: expected {bundle.spec.state_dim} values ({', '.join(bundle.config.state_names)}), "
+            f"found {state_BS.shape[1]}."
+        )
+    batch, views = len(state_BS), len(bundle.spec.views)
+    ids, pads = zip(*(bundle.processor.tokenize(text) for text in instructions), strict=True)
+    return Observation(
+        images_BTVCYX=torch.from_numpy(bundle.processor.images(images)[:, None]),
+        image_is_pad_BTV=torch.zeros(batch, 1, views, dtype=torch.bool),
+        state_BTS=torch.from_numpy(bundle.processor.state.forward(state_BS, clip=True)[:, None]),
+        tokens_BTL=torch.from_numpy(np.stack(ids)[:, None]),
+        token_is_pad_BTL=torch.from_numpy(np.stack(pads)[:, None]),
+        step_is_pad_BT=torch.zeros(batch, 1, dtype=torch.bool),
+        time_BT=torch.from_numpy(time_B.astype(np.float32)[:, None]),
+        depth_BTVYX=None,
+        intrinsics_BTV33=None,
+        poses_BTV44=None,
+        features={},
+    )
+
+
+def observe_sensed(bundle: Bundle, sensed: Sequence[Sensing], instructions: Sequence[str]) -> Observation:
+    """What B robots or environments sense now, as a policy's input; image sizes may differ between them."""
+    images: dict[str, UInt8[np.ndarray, "B Y X 3"]] = {}
+    for view in bundle.spec.views:
+        missing = [index for index, item in enumerate(sensed) if view not in item.images]
+        if missing:
+            found = ", ".join(sensed[missing[0]].images) or "none"
+            raise DataError(f"images: expected the views {', '.join(bundle.spec.views)}, found {found}. Add {view}.")
+        images[view] = np.concatenate([resize(item.images[view][None], bundle.spec.image_size) for item in sensed])
+    return observe(
+        bundle,
+        images=images,
+        state_BS=np.stack([item.state_S for item in sensed]),
+        instructions=instructions,
+        time_B=np.array([item.time for item in sensed], dtype=np.float32),
+    )
+
+
+def predict(
+    bundle: Bundle,
+    obs: Observation,
+    *,
+    noise_BHA: Float32[np.ndarray, "B H A"],
+    memory: Memory | None = None,
+    num_steps: int | None = None,
+) -> tuple[Float32[np.ndarray, "B H A"], Memory]:
+    """Action chunks in raw units, and the memory to pass with the next step of the same episodes.
+
+    Raises CheckpointError when the policy answers with numbers that are not finite.
+    """
+    device = next(bundle.policy.parameters()).device
+    if memory is None:
+        memory = bundle.policy.initial_memory(len(noise_BHA), device)
+    noise = torch.from_numpy(noise_BHA).to(device)
+    chunk, memory = bundle.policy.act(obs.to(device), memory, noise, num_steps or bundle.policy_config.num_steps)
+    actions_BHA = bundle.processor.actions.inverse(chunk.cpu().numpy())
+    if not np.isfinite(actions_BHA).all():
+        raise CheckpointError(
+            f"{bundle.path}: expected finite actions, found NaN or infinite ones: its training diverged. "
+            f"Lower train.optimizer.lr and train again."
+        )
+    return actions_BHA, memory
+
+
+def predict_alone(
+    bundle: Bundle, sensed: Sequence[Sensing], instructions: Sequence[str], *, seed: int
+) -> Float32[np.ndarray, "B H A"]:
+    """Action chunks in raw units for B unrelated observations, each taken as the first step of an episode.
+
+    The noise depends on `seed` alone, so an answer does not depend on what else is asked in the same call.
+    """
+    noise_HA = keyed.normal(seed, "predict", shape=(bundle.spec.action_horizon, bundle.spec.action_dim))
+    noise_BHA = np.repeat(noise_HA[None], len(sensed), axis=0)
+    chunks, _ = predict(bundle, observe_sensed(bundle, sensed, instructions), noise_BHA=noise_BHA)
+    return chunks
+
+
+def decode_image(data: bytes, *, where: str) -> UInt8[np.ndarray, "Y X 3"]:
+    """An encoded image (PNG, JPEG, ...) as RGB; `where` names its source in the error."""
+    try:
+        return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    except (UnidentifiedImageError, OSError) as error:
+        raise DataError(f"{where}: expected a PNG or JPEG image, found {error}. Give an image file.") from None
+
+
+def read_state(bundle: Bundle, values: Sequence[float] | None, *, where: str) -> Float32[np.ndarray, "S"]:
+    """A state vector in raw units; a policy that reads the state gets none made up."""
+    names = bundle.config.state_names
+    found = 0 if values is None else len(values)
+    if found != len(names):
+        raise DataError(
+            f"{where}: expected {len(names)} state values ({', '.join(names)}), found {found}. Give them all."
+        )
+    state_S = np.asarray([] if values is None else values, dtype=np.float32)
+    if not np.isfinite(state_S).all():
+        raise DataError(f"{where}: expected finite state values, found {state_S.tolist()}. Correct them.")
+    return state_S

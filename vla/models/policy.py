@@ -1,0 +1,220 @@
+"""The policy contract: what every policy gets, what it answers, and the parts written once for all of them.
+
+A policy implements `encode` (observation -> context) and `velocity` (noisy actions -> flow velocity). Training's
+`forward` and inference's `act` are here, so every policy trains and samples the same way. Normalisation is not here:
+policies live in normalised space (`vla/transforms.py`).
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Annotated, Any, Generic, Protocol, Self, TypeVar
+
+import torch
+from jaxtyping import Bool, Float, Float32, Int64, UInt8
+from pydantic import Field
+from torch import Tensor, nn
+
+from vla.config import Config
+from vla.models import flow_matching
+from vla.terms import FeatureSpec, PolicySpec
+
+Memory = dict[str, Tensor]
+"""Recurrent state with leading axis B; empty for a memoryless policy; never in a state_dict."""
+C = TypeVar("C")
+"""The context type of a policy: whatever `encode` leaves for `velocity`, leading axis Q, never mutated."""
+
+
+class _OnDevice:
+    """A dataclass of tensors that moves as one."""
+
+    def to(self, device: torch.device) -> Self:
+        moved: dict[str, Any] = {}
+        for item in fields(self):  # type: ignore[arg-type]  # subclasses are dataclasses
+            value = getattr(self, item.name)
+            if isinstance(value, Tensor | _OnDevice):
+                moved[item.name] = value.to(device)
+            elif isinstance(value, dict):
+                moved[item.name] = {key: tensor.to(device) for key, tensor in value.items()}
+        return replace(self, **moved)  # type: ignore[type-var]
+
+
+@dataclass(frozen=True, slots=True)
+class Observation(_OnDevice):
+    """T steps of what the robot senses, oldest first; views in spec order."""
+
+    images_BTVCYX: UInt8[Tensor, "B T V C Y X"] | None
+    """None when features replace the images."""
+    image_is_pad_BTV: Bool[Tensor, "B T V"]
+    """Camera absent."""
+    state_BTS: Float32[Tensor, "B T S"]
+    """Normalised."""
+    tokens_BTL: Int64[Tensor, "B T L"]
+    token_is_pad_BTL: Bool[Tensor, "B T L"]
+    step_is_pad_BT: Bool[Tensor, "B T"]
+    """Before the episode start."""
+    time_BT: Float32[Tensor, "B T"]
+    """Seconds since the episode start."""
+    depth_BTVYX: Float32[Tensor, "B T V Y X"] | None
+    """Metres; 0 = invalid."""
+    intrinsics_BTV33: Float32[Tensor, "B T V 3 3"] | None
+    """Of the image as given: resize and crop applied."""
+    poses_BTV44: Float32[Tensor, "B T V 4 4"] | None
+    """Camera to robot base."""
+    features: dict[str, Tensor]
+    """Frozen features: name -> [B, T, N, D]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch(_OnDevice):
+    """A micro-batch with everything that decides its loss, randomness included."""
+
+    obs: Observation
+    actions_BPHA: Float32[Tensor, "B P H A"]
+    """Normalised; past the episode end the last action repeats, padded dims are 0."""
+    weight_BPHA: Float32[Tensor, "B P H A"]
+    """Real step * real dim * sample weight."""
+    noise_BPHA: Float32[Tensor, "B P H A"]
+    time_BPH: Float32[Tensor, "B P H"]
+    """Flow time per action token: 1 = noise, 0 = actions."""
+    sample_uid_B: Int64[Tensor, "B"]
+    weight_total: float
+    """Sum of the weights over the whole optimizer step: all ranks, all micro-batches."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded(Generic[C]):
+    """What `encode` returns."""
+
+    context: C
+    memory: Memory
+    auxiliary: Mapping[str, Tensor]
+    """Named scalar losses that are added to the flow loss."""
+
+
+@dataclass(frozen=True, slots=True)
+class FlowLoss:
+    """Unreduced flow-matching errors; the loop weighs and reduces them (means of means are wrong)."""
+
+    error_BPHA: Float32[Tensor, "B P H A"]
+    auxiliary: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterGroup:
+    """Parameters that share a learning-rate ratio and a weight decay; names are kept for audits and logs."""
+
+    name: str
+    parameters: Mapping[str, nn.Parameter]
+    lr_scale: float
+    weight_decay: bool
+
+
+class FrozenEncoder(nn.Module, ABC):
+    """The frozen part of a policy: beside it, never a submodule; not in DDP, the optimizer or a checkpoint.
+
+    Step t of the output depends on step t of the input alone, over all views jointly.
+    """
+
+    specs: Mapping[str, FeatureSpec]
+    digest: str
+
+    @abstractmethod
+    def forward(self, obs: Observation) -> dict[str, Tensor]:
+        """Feature name -> [B, T, N, D]."""
+
+
+class Policy(nn.Module, ABC, Generic[C]):
+    """Base of all policies."""
+
+    spec: PolicySpec
+
+    def initial_memory(self, batch_size: int, device: torch.device) -> Memory:
+        """Memory at an episode start."""
+        del batch_size, device
+        return {}
+
+    @abstractmethod
+    def encode(self, obs: Observation, memory: Memory) -> Encoded[C]:
+        """Read T >= 1 steps; the context has leading axis Q = B * P."""
+
+    @abstractmethod
+    def velocity(
+        self, context: C, noisy_actions_QHA: Float[Tensor, "Q H A"], time_QH: Float[Tensor, "Q H"]
+    ) -> Float32[Tensor, "Q H A"]:
+        """The predicted d(noisy actions)/d(time) = noise - actions."""
+
+    def parameter_groups(self) -> Iterator[ParameterGroup]:
+        """Matrices with weight decay, vectors (norms, biases, embeddings of one axis) without, one learning rate."""
+        named = {name: value for name, value in self.named_parameters() if value.requires_grad}
+        yield ParameterGroup("matrices", {k: v for k, v in named.items() if v.ndim >= 2}, 1.0, weight_decay=True)
+        yield ParameterGroup("vectors", {k: v for k, v in named.items() if v.ndim < 2}, 1.0, weight_decay=False)
+
+    def forward(self, batch: Batch) -> FlowLoss:
+        """Flow-matching errors of a micro-batch; this is what DDP wraps."""
+        b, p, h, a = batch.actions_BPHA.shape
+        memory = self.initial_memory(b, batch.actions_BPHA.device)
+        encoded = self.encode(batch.obs, memory)
+        actions, noise = batch.actions_BPHA.reshape(b * p, h, a), batch.noise_BPHA.reshape(b * p, h, a)
+        time = batch.time_BPH.reshape(b * p, h)
+        noisy = flow_matching.interpolate(actions, noise, time)
+        predicted = self.velocity(encoded.context, noisy, time)
+        error = (predicted.float() - flow_matching.target_velocity(actions, noise)).square()
+        return FlowLoss(error.reshape(b, p, h, a), encoded.auxiliary)
+
+    @torch.no_grad()
+    def act(
+        self, obs: Observation, memory: Memory, noise_BHA: Float32[Tensor, "B H A"], num_steps: int
+    ) -> tuple[Float32[Tensor, "B H A"], Memory]:
+        """Sample an action chunk for the last step of `obs` by Euler integration from the given noise."""
+        encoded = self.encode(obs, memory)
+        context = self.last_step(encoded.context, len(noise_BHA))
+
+        def field(noisy: Tensor, time: float) -> Tensor:
+            return self.velocity(context, noisy, torch.full(noisy.shape[:2], time, device=noisy.device))
+
+        return flow_matching.euler(field, noise_BHA, num_steps), encoded.memory
+
+    def last_step(self, context: C, batch_size: int) -> C:
+        """The rows of the last predicted step; the identity where P = 1."""
+        del batch_size
+        if self.spec.predict_steps != 1:
+            raise AssertionError(f"{type(self).__name__} predicts {self.spec.predict_steps} steps: override last_step")
+        return context
+
+
+class PolicyConfig(Config):
+    """Base of a policy file's `Config` (section `policy`)."""
+
+    name: str
+    """File name in vla/policies."""
+    action_horizon: Annotated[int, Field(gt=0)]
+    """Predicted steps."""
+    num_steps: Annotated[int, Field(gt=0)]
+    """Euler steps at inference."""
+
+
+class PolicyModule(Protocol):
+    """What a module of `vla/policies` offers: `Config`, `make_spec` and `build`."""
+
+    Config: type[PolicyConfig]
+
+    def make_spec(self, cfg: PolicyConfig, interface: "Interface") -> PolicySpec:
+        """The policy's interface to this data; raises ConfigError when they do not fit."""
+        ...
+
+    def build(self, cfg: PolicyConfig, spec: PolicySpec) -> tuple[Policy[Any], FrozenEncoder | None]:
+        """A freshly initialised policy and its frozen part, if it has one."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """What the data and the transforms offer a policy."""
+
+    views: tuple[str, ...]
+    image_size: tuple[int, int]
+    state_dim: int
+    action_dim: int
+    max_tokens: int
+    vocabulary: int

@@ -1,0 +1,114 @@
+"""Where a worker runs, as the training loop sees it: a rank among others, a device and a way to agree.
+
+The same loop runs in one process, under torchrun and under Ray Train; only this file and `launch.py` know which.
+Small agreements (sums, stops) go over a gloo group on the CPU, so that they never wait for the accelerator.
+"""
+
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from vla.execution import Device
+from vla.models.device import choose_device
+from vla.models.policy import Policy
+
+
+@dataclass(slots=True)
+class Context:
+    """One worker's place in the job."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+    control: dist.ProcessGroup | None
+    """Gloo group for agreements; None in a single process."""
+    stop_file: Path | None = None
+    signalled: bool = field(default=False, init=False)
+    """Whether this process was asked to stop by a signal."""
+
+    @property
+    def is_writer(self) -> bool:
+        """Whether this worker writes checkpoints and metrics."""
+        return self.rank == 0
+
+    def wrap(self, policy: Policy[Any]) -> nn.Module:
+        """The policy with gradients averaged over the ranks; itself in a single process."""
+        if self.world_size == 1:
+            return policy
+        devices = [self.device] if self.device.type == "cuda" else None
+        return DistributedDataParallel(policy, device_ids=devices, gradient_as_bucket_view=True)
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """Element-wise sum over all ranks, in float64."""
+        if self.control is None:
+            return list(values)
+        tensor = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(tensor, group=self.control)
+        return [float(value) for value in tensor]
+
+    def from_writer(self, value: int) -> int:
+        """The writer's value, on every rank."""
+        return int(self.sum([value if self.is_writer else 0])[0])
+
+    def wants_stop(self) -> bool:
+        """Whether somebody asked this worker to stop; ranks must agree on it before they act."""
+        asked = self.stop_file is not None and self.is_writer and self.stop_file.exists()
+        return self.signalled or asked
+
+    @contextmanager
+    def catching_signals(self) -> Iterator[None]:
+        """Take SIGTERM as a request to stop at the next step."""
+
+        def remember(_signal: int, _frame: FrameType | None) -> None:
+            self.signalled = True
+
+        before = signal.signal(signal.SIGTERM, remember)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+
+def without_sync(module: nn.Module) -> AbstractContextManager[None]:
+    """Skip the gradient exchange of a micro-batch that is not the last of its step."""
+    return module.no_sync() if isinstance(module, DistributedDataParallel) else nullcontext()
+
+
+def launched_by_torchrun() -> bool:
+    """Whether torchrun started this process as one of its workers."""
+    return "TORCHELASTIC_RUN_ID" in os.environ and "RANK" in os.environ
+
+
+def single(device: Device) -> Context:
+    """The context of a job of one process."""
+    return Context(rank=0, world_size=1, device=choose_device(device), control=None)
+
+
+@contextmanager
+def torchrun(device: Device) -> Iterator[Context]:
+    """The context of a torchrun worker, with its process group."""
+    place = {name: int(os.environ[name.upper()]) for name in ("local_rank", "local_world_size")}
+    chosen = choose_device(device, local_rank=place["local_rank"], local_workers=place["local_world_size"])
+    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    try:
+        yield joined(chosen)
+    finally:
+        dist.destroy_process_group()
+
+
+def joined(device: torch.device) -> Context:
+    """The context of a worker whose process group exists (torchrun's or Ray's)."""
+    control = dist.group.WORLD if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return Context(rank=dist.get_rank(), world_size=dist.get_world_size(), device=device, control=control)

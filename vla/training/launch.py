@@ -1,0 +1,120 @@
+"""Start the workers of a job: under Ray Train, under torchrun, or in this process. All three run `loop.train`."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import vla
+from vla import artifacts, errors, lifeline
+from vla.errors import LaunchError, UserError
+from vla.training import distributed, loop
+from vla.training.job import Job
+
+JOB_FILE = "job.json"
+HEARTBEAT_LIMIT_S = 5.0
+ROOT = Path(vla.__file__).parent.parent
+"""Lets workers import the same `vla` as this process, also in an experiment's workspace."""
+
+
+def launch(job: Job) -> None:
+    """Train with the job's launcher; returns when the workers are done or have stopped after a checkpoint.
+
+    Whether the training is done stands in the state directory. A worker's UserError is raised here as itself.
+    """
+    start = {"ray": _with_ray, "torchrun": _with_torchrun, "local": _here}[job.cfg.execution.launcher]
+    start(job)
+
+
+def _here(job: Job) -> None:
+    if job.cfg.execution.workers != 1:
+        raise errors.ConfigError(
+            f"execution.workers: expected 1 with launcher local, found {job.cfg.execution.workers}. "
+            f"Set it to 1, or the launcher to torchrun or ray."
+        )
+    context = distributed.single(job.cfg.execution.device)
+    context.stop_file = job.state_directory.stop
+    loop.train(job, context)
+
+
+def _with_torchrun(job: Job) -> None:
+    workers = f"--nproc-per-node={job.cfg.execution.workers}"
+    _apart(job, ["torch.distributed.run", "--standalone", workers, "-m", "vla.training.worker"])
+
+
+def _with_ray(job: Job) -> None:
+    _apart(job, ["vla.training.launch_ray"])
+
+
+def _apart(job: Job, module: list[str]) -> None:
+    """Run a launcher on the job's file, as a process in a session of its own.
+
+    Launchers have their own ideas about signals, which reach them through the process group: Ray's servers die of a
+    SIGTERM, torchrun kills its workers on Ctrl-C. Here this process alone gets signals, and asks for a checkpoint.
+    """
+    file = job.state / JOB_FILE
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": str(job.cfg.execution.threads),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
+    }
+    command = [sys.executable, "-m", *module, str(file)]
+    # Ray's sockets need a short path, and what it leaves there goes with the training however that ends.
+    with tempfile.TemporaryDirectory(prefix="vla-", ignore_cleanup_errors=True) as scratch:
+        artifacts.write_json(file, {"job": job.plain(), "driver": this_process(), "scratch": scratch})
+        with subprocess.Popen(command, env=environment, start_new_session=True) as launcher:
+            code = launcher.wait()
+        with suppress(ProcessLookupError):
+            os.killpg(launcher.pid, signal.SIGKILL)  # servers of Ray that take their time
+    raise_failure(job)
+    if code:
+        raise LaunchError(
+            f"{job.cfg.execution.launcher}: expected its workers to finish, found exit code {code}. Their "
+            f"own messages are above; 'dvc repro' continues from the last checkpoint."
+        )
+
+
+def work(values: dict[str, Any], driver: Mapping[str, Any], context: distributed.Context) -> loop.Outcome:
+    """A worker's whole life in a process of its own: it ends with the process that started it."""
+    job = Job.parse(values, where="job")
+    context.stop_file = job.state_directory.stop
+    _end_with(driver, heartbeat=job.state_directory.heartbeat)
+    try:
+        with errors.place_errors_explained():
+            return loop.train(job, context)
+    except UserError as error:
+        record_failure(job, error)
+        raise
+
+
+def this_process() -> dict[str, Any]:
+    """How workers recognise the process that starts them."""
+    pid, started = lifeline.identity()
+    return {"host": socket.gethostname(), "pid": pid, "started": started}
+
+
+def _end_with(driver: Mapping[str, Any], *, heartbeat: Path) -> None:
+    """End this worker when its driver is gone: by its process id here, by its heartbeat from another machine."""
+    if driver["host"] == socket.gethostname():
+        lifeline.watch_process(driver["pid"], driver["started"])
+    else:
+        lifeline.watch_heartbeat(heartbeat, limit=HEARTBEAT_LIMIT_S)
+
+
+def record_failure(job: Job, error: UserError) -> None:
+    """Leave a user's error where `raise_failure` finds it: launchers turn exceptions into their own."""
+    artifacts.write_json(job.state_directory.failure, {"kind": type(error).__name__, "message": str(error)})
+
+
+def raise_failure(job: Job) -> None:
+    """Raise the user error that a worker has recorded, if one has."""
+    file = job.state_directory.failure
+    if file.is_file():
+        values = artifacts.read_json(file, made_by="vla train")
+        raise getattr(errors, values["kind"])(values["message"])

@@ -1,0 +1,55 @@
+"""What a person sees of a training: a bar, and one line per interval, read from the journal.
+
+The process that started the workers follows the file that the writer appends to, so the picture is the same under
+every launcher and the workers print nothing.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tqdm import tqdm
+
+from vla.periodic import repeated
+from vla.tracking.journal import Row, Tail
+
+log = logging.getLogger(__name__)
+POLL_S = 0.5
+
+
+@contextmanager
+def shown(journal: Path, *, total_steps: int) -> Iterator[None]:
+    """Show the rows that are added to `journal` while the block runs."""
+    progress = _Progress(journal, total_steps)
+    try:
+        with repeated(progress.update, every_s=POLL_S, name="progress"):
+            yield
+    finally:
+        progress.bar.close()
+
+
+class _Progress:
+    """The bar, and which rows were shown: a resume writes the rows after its checkpoint again."""
+
+    def __init__(self, journal: Path, total_steps: int) -> None:
+        self.tail = Tail(journal)
+        self.total_steps = total_steps
+        self.shown = {(row.step, frozenset(row.metrics)) for row in self.tail.new_rows()}
+        done = max((step for step, _ in self.shown), default=0)
+        self.bar = tqdm(total=total_steps, initial=done, desc="train", unit="step", disable=None, leave=False)
+
+    def update(self) -> None:
+        for row in self.tail.new_rows():
+            key = (row.step, frozenset(row.metrics))
+            if key not in self.shown:
+                self.shown.add(key)
+                self.bar.update(max(0, row.step - self.bar.n))
+                with tqdm.external_write_mode():
+                    log.info("%s", line(row, total_steps=self.total_steps))
+
+
+def line(row: Row, *, total_steps: int) -> str:
+    """`step 200/3000  loss 0.4321  ...`, values in four significant digits."""
+    values = "  ".join(f"{name} {value:.4g}" for name, value in sorted(row.metrics.items()))
+    return f"step {row.step}/{total_steps}  {values}"

@@ -1,0 +1,236 @@
+"""Stage `train`: from dataset, statistics and settings to a bundle.
+
+The workers write to a state directory that outlives crashes; this stage starts them, shows and tracks their progress,
+and copies the finished result to its outputs. Under torchrun each worker is this stage, and rank 0 does the rest too.
+"""
+
+import csv
+import logging
+import shutil
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from types import FrameType
+from typing import Any, ClassVar
+
+from vla import artifacts, reports, workspace
+from vla.data.manifest import Manifest
+from vla.errors import LaunchError, Preempted
+from vla.models import bundle
+from vla.periodic import repeated
+from vla.tracking import passport
+from vla.tracking.journal import Row
+from vla.tracking.journal import read as read_journal
+from vla.tracking.store import DatasetRecord
+from vla.tracking.tracker import Tracker, TrackingConfig
+from vla.training import checkpoint, distributed, job, launch, loop, progress
+from vla.training.job import Job, JobConfig
+from vla.training.state_directory import StateDirectory
+
+log = logging.getLogger(__name__)
+HEARTBEAT_S = 1.0
+
+
+class Config(JobConfig):
+    """Sections that stage `train` reads."""
+
+    tracking: TrackingConfig
+
+    untracked: ClassVar[frozenset[str]] = frozenset({"execution", "tracking"})
+    """Where the curves are shown decides no number either."""
+
+
+def run(  # noqa: PLR0913  # one parameter per file of the stage
+    cfg: Config,
+    *,
+    dataset: Path,
+    episodes: Path,
+    norm_stats: Path,
+    features: Path,
+    policy: Path,
+    training: Path,
+    metrics: Path,
+    loss: Path,
+) -> None:
+    """Train, or continue an interrupted training of the same parameters, data and code.
+
+    Writes the bundle to `policy`, the run's records to `training`, a summary to `metrics` and the curve to `loss`.
+    Raises Preempted when asked to stop before the end.
+    """
+    bundle.parse_policy(cfg.policy, where="params.yaml: policy")
+    identity = job.identify(cfg, dataset=dataset, episodes=episodes, norm_stats=norm_stats, features=features)
+    directory, other = StateDirectory.find(workspace.local_store() / "state", identity)
+    if other is not None:
+        step = checkpoint.last_step(other.checkpoints)
+        log.info("a training of the same parameters by other code stands at step %d; starting afresh", step)
+    papers = passport.of_training(cfg.tracked(), identity.inputs, episodes=episodes, code=identity.code)
+    if directory.described("code") != identity.code:
+        papers["code"]["begun_with"] = directory.described("code")
+    made = Job(
+        cfg=JobConfig(**{name: getattr(cfg, name) for name in JobConfig.model_fields}),
+        dataset=dataset.resolve(),
+        episodes=episodes.resolve(),
+        norm_stats=norm_stats.resolve(),
+        state=directory.path,
+        frames=job.frames_folder(),
+        code=identity.code,
+        passport=papers,
+    )
+    outputs = {"policy": policy, "training": training, "metrics": metrics, "loss": loss}
+    if distributed.launched_by_torchrun():
+        _as_torchrun_worker(cfg, made, outputs)
+        return
+    job.check_split(cfg, workers=cfg.execution.workers)
+    with _supervised(cfg, made) as tracker:
+        if not directory.done.is_file():
+            launch.launch(made)
+        _check_outcome(directory)
+        export(made, tracker, **outputs)
+
+
+def _as_torchrun_worker(cfg: Config, made: Job, outputs: Mapping[str, Path]) -> None:
+    directory = made.state_directory
+    with distributed.torchrun(cfg.execution.device) as context, context.catching_signals():
+        job.check_split(cfg, workers=context.world_size)
+        context.stop_file = directory.stop
+        with _supervised(cfg, made) if context.is_writer else nullcontext() as tracker:
+            # The writer alone has looked whether a finished result is intact.
+            if not context.from_writer(directory.done.is_file()):
+                loop.train(made, context)
+            _check_outcome(directory)
+            if tracker is not None:
+                export(made, tracker, **outputs)
+
+
+@contextmanager
+def _supervised(cfg: Config, made: Job) -> Iterator[Tracker]:
+    """What the starting process does while workers train: hold the state, pass signals on, show and track progress."""
+    directory = made.state_directory
+    with directory.hold("driver"):
+        for leftover in (directory.stop, directory.preempted, directory.failure):
+            leftover.unlink(missing_ok=True)
+        step = checkpoint.newest_intact(directory.checkpoints)
+        _forget_damaged_result(directory)
+        if step and not directory.done.is_file():
+            log.info("resuming at step %d of %d", step, cfg.train.steps)
+        with (
+            _passing_on_signals(directory.stop),
+            _heartbeat(directory.heartbeat),
+            progress.shown(directory.journal, total_steps=cfg.train.steps),
+            _tracked(cfg, made) as tracker,
+        ):
+            yield tracker
+
+
+def _forget_damaged_result(directory: StateDirectory) -> None:
+    """A finished training whose bundle was damaged since goes on from its last checkpoint, which makes it again."""
+    if directory.done.is_file() and bundle.digest_of(directory.bundle) != directory.summary()["bundle_digest"]:
+        log.warning("%s: expected the finished bundle, found a damaged one. Making it again.", directory.bundle)
+        directory.done.unlink()
+
+
+def _tracked(cfg: Config, made: Job) -> Tracker:
+    manifest = Manifest.read(made.dataset)
+    return Tracker.start(
+        cfg.tracking,
+        journal=made.state_directory.journal,
+        state=made.state,
+        params=flatten(cfg.tracked()),
+        tags={"mlflow.runName": f"{cfg.policy['name']}-{made.state.name[:8]}", "fingerprint": made.state.name},
+        dataset=DatasetRecord(cfg.data.name, manifest.digest, source=str(manifest.source.get("kind", manifest.format))),
+    )
+
+
+def _check_outcome(directory: StateDirectory) -> None:
+    """Raise unless the training is done."""
+    if directory.done.is_file():
+        return
+    if directory.preempted.is_file():
+        step = artifacts.read_json(directory.preempted, made_by="vla train")["step"]
+        raise Preempted(f"stopped at step {step} after a checkpoint. 'dvc repro' continues from there.")
+    step = checkpoint.last_step(directory.checkpoints)
+    raise LaunchError(
+        f"{directory.path}: expected a finished training, found one that ended without a reason; its last checkpoint "
+        f"is of step {step}. Run 'dvc repro' to continue it."
+    )
+
+
+def export(made: Job, tracker: Tracker, *, policy: Path, training: Path, metrics: Path, loss: Path) -> None:
+    """Copy a finished training from its state directory to the stage's outputs."""
+    directory = made.state_directory
+    with artifacts.new_directory(policy) as partial:
+        for file in (item for item in directory.bundle.rglob("*") if item.is_file()):
+            copy = partial / file.relative_to(directory.bundle)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, copy)
+    rows = list(read_journal(directory.journal))
+    curve = _curve(rows)
+    with artifacts.new_directory(training) as partial:
+        shutil.copyfile(directory.journal, partial / "metrics.jsonl")
+        artifacts.write_json(partial / "params.json", flatten(made.passport["params"]))
+        artifacts.write_json(partial / "run.json", tracker.record())
+    with artifacts.new_file(loss) as partial, partial.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, ["step", "loss", "validation_loss"], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(curve)
+    last = {name: value for row in rows for name, value in row.metrics.items()}
+    summary = {name: last[name] for name in ("loss", "validation_loss") if name in last}
+    artifacts.write_json(metrics, {**directory.summary(), **summary, "seconds": rows[-1].seconds})
+    if tracker.run_id:
+        reports.announce_run("train", tracker.run_id)
+    directory.remove_finished_others()
+
+
+def _curve(rows: list[Row]) -> list[dict[str, Any]]:
+    """Per step that has one: training loss and validation loss."""
+    points: dict[int, dict[str, Any]] = {}
+    for row in rows:
+        kept = {name: row.metrics[name] for name in ("loss", "validation_loss") if name in row.metrics}
+        points.setdefault(row.step, {"step": row.step}).update(kept)
+    return [point for point in points.values() if len(point) > 1]
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{prefix}{name}."))
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+@contextmanager
+def _passing_on_signals(stop: Path) -> Iterator[None]:
+    """On SIGTERM or Ctrl-C ask the workers, who may be on other machines, to stop after a checkpoint.
+
+    A second Ctrl-C interrupts at once.
+    """
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def ask(number: int, _frame: FrameType | None) -> None:
+        stop.touch()
+        if number == signal.SIGINT:
+            log.info("stopping after a checkpoint; Ctrl-C again stops at once")
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    for number in before:
+        signal.signal(number, ask)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _heartbeat(file: Path) -> AbstractContextManager[None]:
+    """Show workers on other machines that this process lives."""
+
+    def beat() -> None:
+        file.write_text(str(time.time_ns()))
+
+    beat()
+    return repeated(beat, every_s=HEARTBEAT_S, name="heartbeat")
