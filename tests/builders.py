@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from vla.errors import DataError
+from vla.formats import EPISODES
+from vla.normalization import Statistics
 from vla.terms import DatasetSchema, Steps
-from vla.transforms import Statistics
 
 FPS = 10.0
 
@@ -34,7 +35,7 @@ class ArrayEpisode:
 
 
 class ArrayDataset:
-    """A vla.formats.Dataset over arrays; episode ids are positions unless `ids` says otherwise."""
+    """A vla.formats.Recordings over arrays; episode ids are positions unless `ids` says otherwise."""
 
     def __init__(self, episodes: Sequence[ArrayEpisode], *, ids: Sequence[int] | None = None, **schema: Any) -> None:
         self._ids = list(range(len(episodes)) if ids is None else ids)
@@ -54,13 +55,8 @@ class ArrayDataset:
     def episodes(self) -> pa.Table:
         rows = [self._episodes[number] for number in self._ids]
         lengths = [len(row.timestamp_T) if row.length is None else row.length for row in rows]
-        return pa.table(
-            {
-                "episode_id": pa.array(self._ids, pa.int64()),
-                "length": pa.array(lengths, pa.int64()),
-                "instruction": pa.array([row.instruction for row in rows], pa.string()),
-            }
-        )
+        columns = [self._ids, lengths, [row.instruction for row in rows], lengths, ["arrays"] * len(rows)]
+        return pa.table(columns, schema=EPISODES.append(pa.field("source", pa.string())))
 
     def steps(self, episode_id: int) -> Steps:
         episode = self._episodes[episode_id]
@@ -68,14 +64,23 @@ class ArrayDataset:
             raise DataError(episode.error)
         return Steps(episode.timestamp_T, episode.state_TS, episode.actions_TA)
 
-    def images(self, episode_id: int, view: str) -> np.ndarray:
+    def images(self, episode_id: int, view: str, steps_N: np.ndarray | None = None) -> np.ndarray:
         episode = self._episodes[episode_id]
         if view in episode.image_errors:
             raise DataError(episode.image_errors[view])
-        return episode.images[view]
+        return episode.images[view] if steps_N is None else episode.images[view][steps_N]
 
-    def files(self) -> list[Path]:
-        return []
+    def depth(self, episode_id: int, view: str, steps_N: np.ndarray | None = None) -> np.ndarray:
+        raise DataError("expected no request for depth")
+
+    def block_starts(self, episode_id: int) -> np.ndarray:
+        return np.zeros(1, dtype=np.int64)
+
+    def recorded_ranges(self, episode_id: int) -> dict[str, Any]:
+        return {}
+
+    def uid_parts(self, episode_id: int) -> tuple[str, int]:
+        return self.schema.name, episode_id
 
 
 def make_episode(length: int = 6, *, seed: int = 0, **changes: Any) -> ArrayEpisode:

@@ -9,7 +9,8 @@ import torch
 
 from vla.models import bundle
 from vla.models.bundle import Bundle, BundleConfig
-from vla.transforms import NormStats, Statistics, Tokenize
+from vla.normalization import NormStats, Statistics
+from vla.transforms import Tokenize
 
 INSTRUCTIONS = ("open the drawer", "press the button")
 

@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from vla import transforms
+from vla.augmentation import AugmentConfig
 from vla.errors import ConfigError, DataError
-from vla.transforms import AugmentConfig, Normalize, NormStats, Processor, Statistics, Tokenize, TransformsConfig
+from vla.normalization import Normalize, NormStats, Statistics
+from vla.transforms import Processor, Tokenize, TransformsConfig
 
 METHODS = ("min_max", "mean_std", "quantile")
 SETTINGS = {

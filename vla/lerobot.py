@@ -5,6 +5,7 @@ of which are accepted; what would change the meaning of a number is an error.
 """
 
 import io
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,16 +18,18 @@ from jaxtyping import Float32, UInt8
 from PIL import Image
 
 from vla import artifacts
+from vla.columns import Columns
 from vla.errors import DataError
-from vla.paths import below
+from vla.folder import Folder
 from vla.registry import did_you_mean
+
+INFO = "meta/info.json"
 
 
 @dataclass(frozen=True, slots=True)
 class Info:
     """The contents of `meta/info.json`."""
 
-    root: Path
     path: Path
     fps: float
     robot: str
@@ -36,9 +39,9 @@ class Info:
     video_path: str | None
 
     @classmethod
-    def read(cls, root: Path, *, version: str) -> Self:
-        """Read the file below `root`; raises DataError unless it is of the `version`, for example "v3."."""
-        path = root / "meta/info.json"
+    def read(cls, folder: Folder, *, version: str) -> Self:
+        """Read the file in `folder`; raises DataError unless it is of the `version`, for example "v3."."""
+        path = folder.path(INFO)
         values = artifacts.read_json(path, made_by="dvc repro -f -s download")
         found = str(values.get("codebase_version")) if isinstance(values, dict) else "no mapping"
         if not found.startswith(version):
@@ -49,7 +52,6 @@ class Info:
                 f"{path}: expected fps, features and data_path, found {', '.join(values)}. Repair the file."
             )
         return cls(
-            root=root,
             path=path,
             fps=float(values["fps"]),
             robot=str(values.get("robot_type") or "unknown"),
@@ -100,15 +102,32 @@ class Info:
         return int(rows), int(columns)
 
     def file(self, template: str, **fields: str | int) -> Path:
-        """The path that a template of this file names."""
+        """The path, relative to the root, that a template of this file names."""
         try:
-            text = template.format(**fields)
+            return Path(template.format(**fields))
         except (KeyError, IndexError, ValueError) as error:
             raise DataError(
                 f"{self.path}: expected a path with the fields {', '.join(fields)}, found {template!r} ({error!r}). "
                 f"Repair the file."
             ) from None
-        return below(self.root, text, where=str(self.path))
+
+    def suggest_columns(self) -> Columns:
+        """The feature map that the conventional names suggest."""
+        cameras = [name for name, feature in self.features.items() if feature["dtype"] in ("image", "video")]
+        return Columns(
+            state=next((name for name in ("observation.state", "state") if name in self.features), "observation.state"),
+            actions=next((name for name in ("action", "actions") if name in self.features), "action"),
+            views={name.rpartition(".")[2]: name for name in cameras},
+        )
+
+
+def version_of(root: Path) -> str:
+    """The `codebase_version` of the folder's `info.json`, empty where there is none."""
+    try:
+        values = json.loads((root / INFO).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return ""
+    return str(values.get("codebase_version", "")) if isinstance(values, dict) else ""
 
 
 def matrix(column: pa.ChunkedArray, width: int, *, where: str) -> Float32[np.ndarray, "T D"]:

@@ -70,6 +70,8 @@ class DatasetSchema:
     state_names: tuple[str, ...]
     action_names: tuple[str, ...]
     robot: str
+    depth: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """View name -> (rows, columns) of its depth, for the views that have one."""
 
     @property
     def state_dim(self) -> int:

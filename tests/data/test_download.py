@@ -8,8 +8,8 @@ import pytest
 
 from tests.formats.miniatures import MINIATURES
 from vla.data import download
-from vla.data.episodes import open_dataset
 from vla.data.manifest import Manifest
+from vla.data.sources import open_dataset
 from vla.errors import ConfigError, DataError
 
 COLUMNS = {

@@ -8,13 +8,15 @@ from builders import ArrayDataset, make_episode
 from bundles import statistics
 
 from vla import keyed
+from vla.augmentation import AugmentConfig
 from vla.data.episodes import EpisodeTable
 from vla.data.frames import Frames
 from vla.data.loader import TrainingOrder, ValidationOrder, read_samples
 from vla.data.windows import Windows
 from vla.errors import ConfigError, DataError
 from vla.models.flow_matching import time_from_uniform
-from vla.transforms import AugmentConfig, NormalizationConfig, NormStats, Processor, Tokenize, TransformsConfig
+from vla.normalization import NormalizationConfig, NormStats
+from vla.transforms import Processor, Tokenize, TransformsConfig
 
 LENGTHS = (5, 7, 4)
 TEXTS = ("open the drawer", "close the drawer", "open the drawer")

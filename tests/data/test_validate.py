@@ -15,7 +15,7 @@ from vla.data.episodes import SCHEMA, EpisodeTable
 from vla.data.manifest import Manifest
 from vla.data.validate import Config, ValidateConfig
 from vla.errors import ConfigError, DataError
-from vla.transforms import NormStats
+from vla.normalization import NormStats
 
 DATA = {
     "name": "noise",

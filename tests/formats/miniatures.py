@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from vla.formats import Columns
+from vla.columns import Columns
 from vla.sim.demonstrations import Demonstration, DemonstrationsConfig
 from vla.sim.write import write_dataset
 

@@ -9,8 +9,9 @@ import pytest
 
 from tests.formats.miniatures import COLUMNS, MINIATURES, SIZE, Episode
 from vla import registry
+from vla.columns import Columns
 from vla.errors import DataError
-from vla.formats import Columns, Dataset
+from vla.formats import Dataset
 
 
 @pytest.fixture(params=registry.names("formats"))

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from tests.formats.miniatures import COLUMNS, TASKS, Episode, config, demonstration, png, write_lerobot_v30
 from vla import parquet
+from vla.columns import Columns
 from vla.errors import DataError
-from vla.formats import Columns
 from vla.formats.lerobot_v30 import LeRobotV30, open_dataset
 from vla.sim import write
 

@@ -5,7 +5,7 @@ import torch
 from bundles import a_bundle, with_still
 
 from vla.config import Config
-from vla.data.episodes import DataConfig
+from vla.data.sources import DataConfig
 from vla.errors import ConfigError
 from vla.models import bundle
 from vla.models.bundle import BundleConfig

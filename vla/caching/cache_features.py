@@ -9,8 +9,8 @@ from typing import Annotated
 from pydantic import ConfigDict, Field
 
 from vla import config
-from vla.data.episodes import DataConfig
 from vla.data.features import FeatureMarker
+from vla.data.sources import DataConfig
 from vla.errors import ConfigError
 from vla.transforms import TransformsConfig
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vla.config import Config
-from vla.data.episodes import DataConfig, open_dataset
 from vla.data.manifest import Manifest
+from vla.data.sources import DataConfig, open_dataset
 from vla.models import bundle as bundles
 
 MADE_BY = ("inputs", "code")

@@ -14,8 +14,8 @@ import pyarrow as pa
 from jaxtyping import Bool
 
 from vla.data.survey import Episode, Extremes, Survey
+from vla.normalization import DEGENERATE
 from vla.terms import DatasetSchema
-from vla.transforms import DEGENERATE
 
 Level = Literal["error", "warning"]
 DARKNESS = 2.0
@@ -43,10 +43,8 @@ class Listing:
 
     schema: DatasetSchema
     episodes: pa.Table
-    files: frozenset[str]
-    """Files that the episodes lie in."""
-    listed: frozenset[str]
-    """Files of the manifest."""
+    unlisted: tuple[str, ...]
+    """Files that the episodes lie in and that no manifest lists."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +138,11 @@ def episode_list(listing: Listing) -> Iterator[str]:
 
 @check(DATASET_CHECKS, "every file that holds episodes is listed in the manifest")
 def files(listing: Listing) -> Iterator[str]:
-    if missing := sorted(listing.files - listing.listed):
-        yield f"expected the manifest to list every data file, missing {_some(missing)}: run 'dvc repro -f -s download'"
+    if listing.unlisted:
+        yield (
+            f"expected the manifest to list every data file, missing {_some(listing.unlisted)}: run "
+            f"'dvc repro -f -s download'"
+        )
 
 
 # One episode.

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Literal
 
 from vla import artifacts, config, registry, workspace
-from vla.data.episodes import DataConfig
+from vla.columns import Vector
 from vla.data.manifest import Manifest
+from vla.data.selection import select
+from vla.data.sources import DataConfig
 from vla.errors import ConfigError, DataError
+from vla.folder import Folder
 from vla.sim.demonstrations import DemonstrationsConfig, generate
 from vla.sim.write import describe_features, write_dataset
 
@@ -69,8 +72,11 @@ def point_to(cfg: Config, dataset: Path) -> None:
     root = workspace.main_checkout() / settings.path
     if not root.is_dir():
         raise DataError(f"download.local.path: expected a dataset folder, found none at {root}. Correct the path.")
-    opened = registry.find("formats", cfg.data.format).open_dataset(root, cfg.data.columns, name=cfg.data.name)
-    files = [root / path for path in opened.files()]
+    module = registry.find("formats", cfg.data.format)
+    opened = module.open_dataset(Folder(root), cfg.data.columns, name=cfg.data.name)
+    chosen = select(cfg.data.select, opened, listed=None, where=str(root)).table["episode_id"].to_pylist()
+    needed = {path for episode_id in chosen for path in opened.episode_files(episode_id)}
+    files = [root / path for path in [*opened.metadata_files(), *needed]]
     missing = [path for path in files if not path.is_file()]
     if missing:
         raise DataError(
@@ -89,7 +95,11 @@ def _check_columns(cfg: Config, written: set[str]) -> None:
             f"data.format: expected {SIM_FORMAT!r}, which source 'sim' writes, found {cfg.data.format!r}. Set it."
         )
     columns = cfg.data.columns
-    for key, column in {"state": columns.state, "actions": columns.actions, **columns.views}.items():
+    vectors = {
+        key: Vector.parse(spec).columns for key, spec in (("state", columns.state), ("actions", columns.actions))
+    }
+    named = [(key, column) for key, names in vectors.items() for column in names]
+    for key, column in [*named, *columns.views.items()]:
         if column not in written:
             raise ConfigError(
                 f"data.columns: expected for {key!r} one of {', '.join(sorted(written))}, found {column!r}."

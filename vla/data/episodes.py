@@ -1,4 +1,4 @@
-"""The episode table (`data/episodes.parquet`), which all stages after `validate` read, and opening its dataset."""
+"""The episode table (`data/episodes.parquet`), which all stages after `validate` read."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,49 +10,29 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jaxtyping import Int64
 
-from vla import artifacts, registry
-from vla.config import Config
-from vla.data.manifest import Manifest
+from vla import artifacts
 from vla.errors import DataError
-from vla.formats import Columns, Dataset
-from vla.paths import FileName
 
+FOREVER = np.iinfo(np.int64).max
+"""Number of supervised steps of an episode that was merely cut off: its last action goes on being the right one."""
 Split = Literal["train", "validation", "quarantined"]
 SCHEMA = pa.schema(
     [
-        ("episode_id", pa.int64()),
-        ("uid", pa.int64()),  # keyed.uid(dataset name, episode id): keys randomness
+        ("episode_id", pa.int64()),  # number of the source above its own id (vla/data/sources.py)
+        ("source", pa.string()),  # name of the dataset within the mixture
+        ("uid", pa.int64()),  # keyed.uid(source, its own episode id): keys randomness
         ("content", pa.string()),  # digest of state and actions, empty when quarantined: what the episode is
         ("length", pa.int64()),
+        ("supervised", pa.int64()),  # steps whose actions are supervised; null: for ever (vla/formats)
+        (
+            "blocks",
+            pa.list_(pa.int32()),
+        ),  # steps at which reading images can begin; null: unknown
         ("instruction", pa.string()),
         ("split", pa.string()),  # train | validation | quarantined
         ("reason", pa.string()),  # why quarantined, else empty
     ]
 )
-
-
-class DataConfig(Config):
-    """Section `data`: which dataset, and which of its columns are what."""
-
-    name: FileName
-    """Identity of the dataset in episode uids, bundles and tracking."""
-    format: str
-    """File name in vla/formats."""
-    columns: Columns
-
-
-def open_dataset(cfg: DataConfig, dataset: Path) -> Dataset:
-    """Open the dataset of the folder `dataset` (or the one it points to) after comparing it with its manifest."""
-    manifest = Manifest.read(dataset)
-    if manifest.format != cfg.format:
-        raise DataError(
-            f"{dataset}: expected format {cfg.format!r} (data.format), found {manifest.format!r}. "
-            f"Set data.format to {manifest.format!r} or download another dataset."
-        )
-    manifest.verify(dataset)
-    module = registry.find("formats", cfg.format)
-    opened: Dataset = module.open_dataset(manifest.folder(dataset), cfg.columns, name=cfg.name)
-    return opened
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +42,14 @@ class EpisodeTable:
     episode_id_E: Int64[np.ndarray, "E"]
     uid_E: Int64[np.ndarray, "E"]
     length_E: Int64[np.ndarray, "E"]
+    supervised_E: Int64[np.ndarray, "E"]
+    """Steps whose actions are supervised; FOREVER where the last action goes on after the end."""
+    sources: tuple[str, ...]
+    """The distinct sources, sorted."""
+    source_E: Int64[np.ndarray, "E"]
+    """Index into `sources`."""
+    blocks: pa.ChunkedArray | None
+    """Per episode the steps at which images can be read from, as list<int32>; None in tables made without files."""
     instructions: tuple[str, ...]
     """The distinct instructions, sorted."""
     instruction_E: Int64[np.ndarray, "E"]
@@ -86,17 +74,30 @@ class EpisodeTable:
                 f"{path}: expected episodes of split {split!r}, found none among {len(table)}. "
                 f"Change validate.holdout, or see the report of the validate stage for quarantined episodes."
             )
-        texts = rows["instruction"].to_pylist()
-        instructions = tuple(sorted(set(texts)))
-        place = {text: index for index, text in enumerate(instructions)}
+        instructions, instruction_E = _coded(rows["instruction"])
+        sources, source_E = _coded(rows["source"])
         return cls(
             episode_id_E=rows["episode_id"].to_numpy(),
             uid_E=rows["uid"].to_numpy(),
             length_E=rows["length"].to_numpy(),
+            supervised_E=rows["supervised"].fill_null(FOREVER).to_numpy(),
+            sources=sources,
+            source_E=source_E,
+            blocks=rows["blocks"],
             instructions=instructions,
-            instruction_E=np.array([place[text] for text in texts], dtype=np.int64),
+            instruction_E=instruction_E,
             digest=artifacts.digest_of_file(path),
         )
 
     def __len__(self) -> int:
         return len(self.episode_id_E)
+
+
+def _coded(texts: pa.ChunkedArray) -> tuple[tuple[str, ...], Int64[np.ndarray, "E"]]:
+    """The distinct texts, sorted, and each row's index into them; no Python object per row."""
+    coded = texts.combine_chunks().dictionary_encode()
+    found = coded.dictionary.to_pylist()
+    order = sorted(range(len(found)), key=found.__getitem__)
+    place = np.empty(len(found), dtype=np.int64)
+    place[order] = np.arange(len(found))
+    return tuple(found[index] for index in order), place[coded.indices.to_numpy()]

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from vla import artifacts
 from vla.data.episodes import EpisodeTable
 from vla.errors import ConfigError, DataError
-from vla.formats import Dataset
+from vla.formats import Recordings
 from vla.transforms import Processor
 
 
@@ -37,7 +37,7 @@ class Frames:
         *,
         identity: str,
         table: EpisodeTable,
-        dataset: Dataset,
+        dataset: Recordings,
         processor: Processor,
         limit_bytes: int,
     ) -> Self:
@@ -76,7 +76,7 @@ def _decode(
     out: UInt8[np.ndarray, "N V C Y X"],
     *,
     table: EpisodeTable,
-    dataset: Dataset,
+    dataset: Recordings,
     to_policy: Callable[..., UInt8[np.ndarray, "T V C Y X"]],
 ) -> None:
     start = 0

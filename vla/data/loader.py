@@ -13,14 +13,15 @@ import torch
 from jaxtyping import Bool, Float32, Float64, Int64
 
 from vla import keyed
+from vla.augmentation import AugmentConfig, shift, shift_offsets
 from vla.data.episodes import EpisodeTable
 from vla.data.frames import Frames
 from vla.data.windows import Windows
 from vla.errors import ConfigError, DataError
-from vla.formats import Dataset
+from vla.formats import Recordings
 from vla.models.flow_matching import time_from_uniform, time_grid
 from vla.models.policy import Batch, Observation
-from vla.transforms import AugmentConfig, Processor, shift, shift_offsets
+from vla.transforms import Processor
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,7 @@ class Samples:
 
 
 def read_samples(
-    table: EpisodeTable, *, dataset: Dataset, processor: Processor, windows: Windows, frames: Frames
+    table: EpisodeTable, *, dataset: Recordings, processor: Processor, windows: Windows, frames: Frames
 ) -> Samples:
     """Read and normalise the numeric columns of the table's episodes."""
     steps = [dataset.steps(episode) for episode in table.episode_id_E.tolist()]

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from vla import artifacts
 from vla.errors import DataError
-from vla.paths import below
+from vla.folder import Listed
 
 FILE_NAME = "manifest.json"
 
@@ -37,6 +37,10 @@ class Manifest:
     root: str | None
     """Absolute folder of a dataset read in place; None when the files lie beside the manifest."""
     files: tuple[FileEntry, ...]
+    code: str | None = None
+    """Digest of the format's code, for the further sources of a mixture; None where DVC watches it."""
+    mixture: dict[str, str] | None = None
+    """Name -> manifest digest of the further sources, in the main one's manifest."""
 
     @classmethod
     def describe(
@@ -59,7 +63,13 @@ class Manifest:
     @property
     def digest(self) -> str:
         """Identity of the data: equal for equal files from an equal source."""
-        return artifacts.digest_of_value([self.format, self.root, [asdict(entry) for entry in self.files]])
+        identity = [self.format, self.root, [asdict(entry) for entry in self.files]]
+        return artifacts.digest_of_value([*identity, self.mixture] if self.mixture else identity)
+
+    @property
+    def listed(self) -> dict[str, Listed]:
+        """Path -> size and mtime, as a reader compares them."""
+        return {entry.path: Listed(entry.size, entry.mtime_ns) for entry in self.files}
 
     def write(self, dataset: Path) -> None:
         artifacts.write_json(dataset / FILE_NAME, {**asdict(self), "digest": self.digest})
@@ -69,7 +79,8 @@ class Manifest:
         values = artifacts.read_json(dataset / FILE_NAME, made_by="dvc repro download")
         try:
             files = tuple(FileEntry(**entry) for entry in values["files"])
-            return cls(values["format"], values["source"], values["root"], files)
+            described = (values["format"], values["source"], values["root"], files)
+            return cls(*described, code=values["code"], mixture=values["mixture"])
         except (KeyError, TypeError) as error:
             raise DataError(
                 f"{dataset / FILE_NAME}: expected a dataset manifest, {error}. Run 'dvc repro -f -s download'."
@@ -78,18 +89,3 @@ class Manifest:
     def folder(self, dataset: Path) -> Path:
         """Where the data files are."""
         return Path(self.root) if self.root else dataset
-
-    def verify(self, dataset: Path) -> None:
-        """Raise DataError when a file is missing or has another size or mtime than listed; reads no contents."""
-        folder = self.folder(dataset)
-        for entry in self.files:
-            file = below(folder, entry.path, where=str(dataset / FILE_NAME))
-            try:
-                status = file.stat()
-            except FileNotFoundError:
-                raise DataError(f"{file}: expected a data file, found none. Run 'dvc repro -f -s download'.") from None
-            if status.st_size != entry.size or (entry.mtime_ns is not None and status.st_mtime_ns != entry.mtime_ns):
-                raise DataError(
-                    f"{file}: expected {entry.size} bytes as listed at download, found {status.st_size} bytes or a "
-                    f"newer file: the data changed. Run 'dvc repro -f -s download' to take the new data."
-                )

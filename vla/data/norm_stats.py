@@ -14,13 +14,14 @@ from jaxtyping import Float32
 from pydantic import Field
 
 from vla import config
-from vla.data.episodes import DataConfig, EpisodeTable, open_dataset
+from vla.data.episodes import EpisodeTable
 from vla.data.manifest import Manifest
 from vla.data.quantiles import OrderStatistics, interpolate, ranks_around
+from vla.data.sources import DataConfig, open_dataset
 from vla.errors import DataError
-from vla.formats import Dataset
+from vla.formats import Recordings
+from vla.normalization import NormStats, Statistics
 from vla.terms import Steps
-from vla.transforms import NormStats, Statistics
 
 QUANTILES = {"q01": 0.01, "q50": 0.5, "q99": 0.99}
 Blocks = Callable[[], Iterable[Float32[np.ndarray, "N D"]]]
@@ -55,7 +56,7 @@ def run(cfg: Config, *, dataset: Path, episodes: Path, norm_stats: Path) -> None
     NormStats(state, actions, provenance).write(norm_stats)
 
 
-def measure_episodes(data: Dataset, table: EpisodeTable, *, memory_bytes: int) -> tuple[Statistics, Statistics]:
+def measure_episodes(data: Recordings, table: EpisodeTable, *, memory_bytes: int) -> tuple[Statistics, Statistics]:
     """Statistics of state and of actions over all steps of the table's episodes, each step counted once."""
     state_dim, action_dim = data.schema.state_dim, data.schema.action_dim
 
@@ -98,7 +99,7 @@ def measure(blocks: Blocks, *, dims: int) -> Statistics:
     return Statistics(mean=mean, std=np.sqrt(squares / count), min=low + 0.0, max=high + 0.0, count=count, **quantiles)
 
 
-def _columns(data: Dataset, episode_id: int) -> Float32[np.ndarray, "T D"]:
+def _columns(data: Recordings, episode_id: int) -> Float32[np.ndarray, "T D"]:
     """State and actions of an episode side by side; raises DataError where one is NaN or infinite."""
     steps: Steps = data.steps(episode_id)
     columns_TD = np.concatenate([steps.state_TS, steps.actions_TA], axis=1)

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int64, UInt8
 
 from vla.errors import DataError
-from vla.formats import Dataset
+from vla.formats import Recordings
 from vla.terms import DatasetSchema, Steps
 
 PLOTTED_STEPS = 100_000
@@ -74,7 +74,7 @@ class Episode:
         return digest.hexdigest()
 
 
-def read_episode(data: Dataset, episode_id: int, length: int, instruction: str) -> Episode:
+def read_episode(data: Recordings, episode_id: int, length: int, instruction: str) -> Episode:
     """Read and decode an episode; what cannot be read is noted in it, not raised."""
     try:
         steps, error = data.steps(episode_id), ""
@@ -84,7 +84,7 @@ def read_episode(data: Dataset, episode_id: int, length: int, instruction: str) 
     return Episode(episode_id, length, instruction, steps, error, views)
 
 
-def _look(data: Dataset, episode_id: int, view: str) -> View:
+def _look(data: Recordings, episode_id: int, view: str) -> View:
     try:
         return View.of(data.images(episode_id, view))
     except DataError as undecodable:

@@ -19,12 +19,13 @@ from tqdm import tqdm
 from vla import artifacts, config, keyed
 from vla.data import validation_report
 from vla.data.checks import DATASET_CHECKS, EPISODE_CHECKS, SURVEY_CHECKS, Finding, Listing, Recording, judge
-from vla.data.episodes import SCHEMA, DataConfig, open_dataset
+from vla.data.episodes import SCHEMA
 from vla.data.manifest import Manifest
+from vla.data.sources import DataConfig, Sources, open_dataset
 from vla.data.split import held_out
 from vla.data.survey import Survey, read_episode
 from vla.errors import DataError
-from vla.formats import Dataset
+from vla.formats import Recordings
 from vla.registry import did_you_mean
 
 NOT_CHECKED = (
@@ -96,9 +97,8 @@ class Inspection:
 def run(cfg: Config, *, dataset: Path, episodes: Path, validation: Path, report: Path) -> None:
     """Write the report and the record, then stop on faults as configured, else write the episode table."""
     data, manifest = open_dataset(cfg.data, dataset), Manifest.read(dataset)
-    listed = frozenset(entry.path for entry in manifest.files)
-    inspection = inspect(data, cfg.validate, listed=listed)
-    table = make_table(inspection, name=cfg.data.name, holdout=cfg.validate.holdout)
+    inspection = inspect(data, cfg.validate, unlisted=unlisted_files(data))
+    table = make_table(inspection, data, holdout=cfg.validate.holdout)
     problem = find_problem(inspection, table, cfg.validate, dataset=dataset)
     not_checked = list(NOT_CHECKED)
     if manifest.root:
@@ -112,10 +112,20 @@ def run(cfg: Config, *, dataset: Path, episodes: Path, validation: Path, report:
     write_table(episodes, table, dataset_digest=manifest.digest)
 
 
-def inspect(data: Dataset, cfg: ValidateConfig, *, listed: frozenset[str]) -> Inspection:
-    """Apply all checks; `listed` are the files in the dataset's manifest."""
+def unlisted_files(data: Sources) -> list[str]:
+    """Files that the selected episodes lie in and that their manifest does not list."""
+    unlisted = []
+    for source in data.sources:
+        ids = source.selected.table["episode_id"].to_pylist()
+        needed = {file.as_posix() for episode_id in ids for file in source.dataset.episode_files(episode_id)}
+        unlisted += sorted(needed - source.manifest.listed.keys())
+    return unlisted
+
+
+def inspect(data: Recordings, cfg: ValidateConfig, *, unlisted: Sequence[str]) -> Inspection:
+    """Apply all checks; `unlisted` are files that the episodes lie in and that no manifest lists."""
     rows = data.episodes()
-    listing = Listing(data.schema, rows, frozenset(path.as_posix() for path in data.files()), listed)
+    listing = Listing(data.schema, rows, tuple(unlisted))
     survey = Survey.empty(data.schema, total_steps=sum(rows["length"].to_pylist()))
     findings = list(judge(DATASET_CHECKS, listing))
     if findings:
@@ -132,7 +142,7 @@ def inspect(data: Dataset, cfg: ValidateConfig, *, listed: frozenset[str]) -> In
     return Inspection(listing, findings, survey)
 
 
-def make_table(inspection: Inspection, *, name: str, holdout: float) -> pa.Table:
+def make_table(inspection: Inspection, data: Sources, *, holdout: float) -> pa.Table:
     """The episode table: sound episodes are split, faulty ones marked as quarantined with the reason."""
     rows = inspection.listing.episodes.to_pylist()
     contents = inspection.survey.contents
@@ -142,7 +152,8 @@ def make_table(inspection: Inspection, *, name: str, holdout: float) -> pa.Table
     )
     sides = {row["episode_id"]: "validation" if held else "train" for row, held in zip(sound, is_held_out, strict=True)}
     for row in rows:
-        row["uid"] = keyed.uid(name, row["episode_id"])
+        row["uid"] = keyed.uid(*data.uid_parts(row["episode_id"]))
+        row["blocks"] = data.block_starts(row["episode_id"]).tolist()
         row["content"] = contents.get(row["episode_id"], "")
         row["split"] = sides.get(row["episode_id"], "quarantined")
         row["reason"] = inspection.reasons.get(row["episode_id"], "")

@@ -20,8 +20,9 @@ from pydantic import Field
 from tqdm import tqdm
 
 from vla import artifacts, config
-from vla.data.episodes import DataConfig, EpisodeTable, open_dataset
+from vla.data.episodes import EpisodeTable
 from vla.data.manifest import Manifest
+from vla.data.sources import DataConfig, open_dataset
 from vla.data.windows import Windows
 from vla.errors import DataError
 from vla.evaluation import playback
@@ -32,8 +33,8 @@ from vla.execution import ExecutionConfig
 from vla.models import bundle as bundles
 from vla.models.bundle import Bundle
 from vla.models.device import choose_device
+from vla.normalization import Normalize
 from vla.terms import DatasetSchema
-from vla.transforms import Normalize
 
 logger = logging.getLogger(__name__)
 

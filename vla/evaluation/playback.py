@@ -13,7 +13,7 @@ from jaxtyping import Float32, UInt8
 from vla import keyed
 from vla.data.episodes import EpisodeTable
 from vla.errors import DataError
-from vla.formats import Dataset
+from vla.formats import Recordings
 from vla.models import inference
 from vla.models.bundle import Bundle
 from vla.models.policy import Memory
@@ -40,7 +40,7 @@ class Recording:
 
 
 def play(
-    bundle: Bundle, *, dataset: Dataset, table: EpisodeTable, side_by_side: int, num_steps: int, seed: int
+    bundle: Bundle, *, dataset: Recordings, table: EpisodeTable, side_by_side: int, num_steps: int, seed: int
 ) -> Iterator[tuple[Recording, Float32[np.ndarray, "T H A"]]]:
     """Each episode of the table with the chunks predicted at its steps, in raw units."""
     for first in range(0, len(table), side_by_side):
@@ -51,7 +51,7 @@ def play(
         yield from zip(group, predict_group(bundle, group, num_steps=num_steps, seed=seed), strict=True)
 
 
-def read_recording(bundle: Bundle, *, dataset: Dataset, table: EpisodeTable, row: int) -> Recording:
+def read_recording(bundle: Bundle, *, dataset: Recordings, table: EpisodeTable, row: int) -> Recording:
     """Read one episode; raises DataError when it has not as many rows or frames as the episode table says."""
     episode_id, length = int(table.episode_id_E[row]), int(table.length_E[row])
     steps = dataset.steps(episode_id)

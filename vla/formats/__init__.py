@@ -1,56 +1,114 @@
-"""Dataset formats: one file each, with a function `open_dataset(root, columns, *, name) -> Dataset`.
+"""Dataset formats: one file each, with the three functions of `Format`.
 
 Data is read in place with plain pyarrow; opening a dataset reads its metadata only.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import UInt8
+from jaxtyping import Float32, Float64, Int64, UInt8
 
-from vla.config import Config
+from vla.columns import Columns
+from vla.folder import Folder
 from vla.terms import DatasetSchema, Steps
 
+EPISODES = pa.schema(
+    [
+        ("episode_id", pa.int64()),
+        ("length", pa.int64()),  # steps
+        ("instruction", pa.string()),  # empty where the dataset has none
+        # Number of steps whose actions are supervised: `length`, or fewer after a terminal step. Null where the episode
+        # was merely cut off: its last action goes on being the right one.
+        ("supervised", pa.int64()),
+    ]
+)
+"""The table that `Dataset.episodes` returns."""
 
-class Columns(Config):
-    """Which columns of the dataset are what (section `data.columns`)."""
 
-    state: str
-    """Proprioception column, for example `observation.state`."""
-    actions: str
-    """Action column, for example `action`."""
-    views: Mapping[str, str]
-    """View name -> image column, in the order in which the policy sees the views."""
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """What a dataset says about itself as a whole, for comparison with what is there; None where it says nothing."""
+
+    episodes: int | None = None
+    steps: int | None = None
 
 
-class Dataset(Protocol):
-    """A readable dataset. All errors are DataError and name the file, and the episode where there is one."""
+Range = tuple[Float64[np.ndarray, "D"], Float64[np.ndarray, "D"]]
+"""Smallest and largest value of each dimension."""
+
+
+class Recordings(Protocol):
+    """Episodes that can be read. All errors are DataError and name the file, and the episode where there is one.
+
+    Can be pickled; a copy in another process starts with nothing open. Not for use by several threads at once.
+    """
 
     schema: DatasetSchema
 
     def episodes(self) -> pa.Table:
-        """One row per episode in dataset order: episode_id int64, length int64 (steps), instruction string."""
+        """One row per episode in dataset order, with the columns of EPISODES."""
         ...
 
     def steps(self, episode_id: int) -> Steps:
         """The numeric columns of an episode, unchecked (NaN stays NaN); `length` rows."""
         ...
 
-    def images(self, episode_id: int, view: str) -> UInt8[np.ndarray, "T Y X 3"]:
-        """All frames of one view of an episode, decoded to RGB."""
+    def images(
+        self, episode_id: int, view: str, steps_N: Int64[np.ndarray, "N"] | None = None
+    ) -> UInt8[np.ndarray, "N Y X 3"]:
+        """Frames of one view as RGB: those of the given steps in the given order, else all of the episode."""
         ...
 
-    def files(self) -> list[Path]:
-        """Every file that the episodes' data lie in, relative to the root, sorted."""
+    def depth(
+        self, episode_id: int, view: str, steps_N: Int64[np.ndarray, "N"] | None = None
+    ) -> Float32[np.ndarray, "N Y X"]:
+        """Depth of one view of `columns.depth` in metres, 0 where there is none; steps as in `images`."""
+        ...
+
+    def block_starts(self, episode_id: int) -> Int64[np.ndarray, "K"]:
+        """The ascending steps, from 0, at which reading images can begin without decoding what lies before."""
+        ...
+
+    def recorded_ranges(self, episode_id: int) -> Mapping[str, Range]:
+        """The range of `state` and `actions` by the dataset's own statistics, where it has them for whole columns."""
+        ...
+
+
+class Dataset(Recordings, Protocol):
+    """The recordings of one folder, and the files that they lie in."""
+
+    def metadata_files(self) -> list[Path]:
+        """The files that describe the whole dataset, relative to the root, sorted."""
+        ...
+
+    def episode_files(self, episode_id: int) -> list[Path]:
+        """The files that hold an episode's data in the chosen columns, relative to the root, missing ones too."""
+        ...
+
+    def data_folders(self) -> tuple[str, ...]:
+        """Folders, relative to the root, in which every file should belong to an episode."""
+        ...
+
+    def claims(self) -> Claims:
+        """Totals by the metadata."""
         ...
 
 
 class Format(Protocol):
     """What a module of this folder offers."""
 
-    def open_dataset(self, root: Path, columns: Columns, *, name: str) -> Dataset:
-        """Open the dataset in the folder `root`; `name` is the identity that episode uids are made of."""
+    def recognises(self, root: Path) -> bool:
+        """Whether the folder looks like a dataset of this format, whatever its contents."""
+        ...
+
+    def suggest_columns(self, root: Path) -> Columns:
+        """A feature map that fits the folder's own names, as a start for `params.yaml`."""
+        ...
+
+    def open_dataset(self, folder: Folder, columns: Columns, *, name: str) -> Dataset:
+        """Open the dataset in `folder`; `name` is the identity that episode uids are made of."""
         ...

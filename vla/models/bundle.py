@@ -24,9 +24,10 @@ from vla import artifacts, registry
 from vla.config import Config
 from vla.errors import CheckpointError
 from vla.models.policy import Interface, Policy, PolicyConfig, PolicyModule
+from vla.normalization import NormStats
 from vla.paths import FileName
 from vla.terms import PolicySpec
-from vla.transforms import NormStats, Processor, Tokenize, TransformsConfig
+from vla.transforms import Processor, Tokenize, TransformsConfig
 
 WEIGHTS, CONFIG, TOKENIZER, PASSPORT = "model.safetensors", "config.json", "tokenizer.json", "passport.json"
 

@@ -14,21 +14,23 @@ from pydantic import Field
 import vla
 from vla import artifacts, keyed, workspace
 from vla.config import Config
-from vla.data.episodes import DataConfig, EpisodeTable, open_dataset
+from vla.data.episodes import EpisodeTable
 from vla.data.frames import Frames
 from vla.data.loader import Samples, TrainingOrder, ValidationOrder, read_samples
 from vla.data.manifest import Manifest
+from vla.data.sources import DataConfig, open_dataset
 from vla.data.windows import Windows
 from vla.errors import ConfigError, DataError
 from vla.execution import ExecutionConfig
-from vla.formats import Dataset
+from vla.formats import Recordings
 from vla.models import bundle
 from vla.models.bundle import BundleConfig
 from vla.models.policy import FrozenEncoder, Policy
+from vla.normalization import NormStats, Statistics
 from vla.terms import PolicySpec
 from vla.training.optim import OptimizerConfig
 from vla.training.state_directory import Identity, StateDirectory
-from vla.transforms import NormStats, Processor, Statistics, Tokenize, TransformsConfig
+from vla.transforms import Processor, Tokenize, TransformsConfig
 
 Count = Annotated[int, Field(gt=0)]
 
@@ -128,7 +130,7 @@ def initial_policy(build: Callable[[], tuple[Policy[Any], FrozenEncoder | None]]
     return policy
 
 
-def read_norm_stats(path: Path, dataset: Dataset) -> NormStats:
+def read_norm_stats(path: Path, dataset: Recordings) -> NormStats:
     """The statistics, after comparing their dimensions with the dataset's."""
     stats, schema = NormStats.read(path), dataset.schema
     expected: list[tuple[str, Statistics, int]] = [
@@ -144,7 +146,7 @@ def read_norm_stats(path: Path, dataset: Dataset) -> NormStats:
     return stats
 
 
-def _samples(job: Job, table: EpisodeTable, dataset: Dataset, processor: Processor, spec: PolicySpec) -> Samples:
+def _samples(job: Job, table: EpisodeTable, dataset: Recordings, processor: Processor, spec: PolicySpec) -> Samples:
     columns = job.cfg.data.columns.plain()
     frames = Frames.open(
         job.frames,
@@ -158,7 +160,7 @@ def _samples(job: Job, table: EpisodeTable, dataset: Dataset, processor: Process
     return read_samples(table, dataset=dataset, processor=processor, windows=windows, frames=frames)
 
 
-def _validation(job: Job, dataset: Dataset, processor: Processor, spec: PolicySpec) -> ValidationOrder:
+def _validation(job: Job, dataset: Recordings, processor: Processor, spec: PolicySpec) -> ValidationOrder:
     table, cfg = EpisodeTable.read(job.episodes, "validation"), job.cfg
     return ValidationOrder(
         _samples(job, table, dataset, processor, spec),

@@ -1,0 +1,128 @@
+"""Which episodes of a dataset take part: by number, by instruction, by what is there (section `data.select`).
+
+Nothing leaves silently: `Selected.left_out` counts the episodes by reason, and the validate stage reports it.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import Field, field_validator
+
+from vla.config import Config
+from vla.errors import DataError
+from vla.formats import Dataset
+from vla.registry import did_you_mean
+
+NAMED = 8
+"""Instructions that a message lists."""
+
+
+class Selection(Config):
+    """Section `data.select`; everything is selected unless something is said."""
+
+    episodes: tuple[int | str, ...] | None = None
+    """Episode ids, and ranges of them such as "0:200" (the end is not included)."""
+    instructions: tuple[str, ...] | None = None
+    """Only episodes with one of these instructions."""
+    per_instruction: Annotated[int, Field(gt=0)] | None = None
+    """Only the first so many episodes of each instruction."""
+    present: bool = False
+    """Leave out episodes of which a file is missing; otherwise a missing file stops the download stage."""
+
+    @field_validator("episodes")
+    @classmethod
+    def _are_ranges(cls, items: tuple[int | str, ...] | None) -> tuple[int | str, ...] | None:
+        for item in items or ():
+            if isinstance(item, str):
+                first, colon, end = item.partition(":")
+                if not (colon and first.isdigit() and end.isdigit() and int(first) < int(end)):
+                    raise ValueError(f"expected episode ids or ranges such as 0:200, found {item!r}")
+        return items
+
+
+@dataclass(frozen=True, slots=True)
+class Selected:
+    """The outcome of a selection."""
+
+    table: pa.Table
+    """The chosen rows of the dataset's episode table."""
+    left_out: Mapping[str, int]
+    """Reason -> number of episodes that are left out for it."""
+
+
+def select(cfg: Selection, dataset: Dataset, *, listed: Collection[str] | None, where: str) -> Selected:
+    """Apply a selection; `listed` are the files that exist, None where that is not known yet.
+
+    Raises DataError when a wanted episode or instruction does not exist, or when nothing is left.
+    """
+    table = dataset.episodes()
+    total, left_out = len(table), {}
+
+    def keep(mask: pa.Array | pa.ChunkedArray, reason: str) -> pa.Table:
+        kept = table.filter(mask)
+        if len(kept) < len(table):
+            left_out[reason] = len(table) - len(kept)
+        return kept
+
+    if cfg.episodes is not None:
+        wanted = pa.array(sorted(_wanted(cfg.episodes, table, where)), pa.int64())
+        table = keep(pc.is_in(table["episode_id"], value_set=wanted), "not in data.select.episodes")
+    if cfg.instructions is not None:
+        _check_known(cfg.instructions, table, where)
+        texts = pa.array(cfg.instructions, pa.string())
+        table = keep(pc.is_in(table["instruction"], value_set=texts), "not in data.select.instructions")
+    if cfg.present and listed is not None:
+        table = keep(_present(dataset, table, listed), "with missing files")
+    if cfg.per_instruction is not None:
+        table = keep(_first_of_each(table["instruction"], cfg.per_instruction), "beyond data.select.per_instruction")
+    if not len(table):
+        reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items()) or "the dataset has none"
+        raise DataError(f"{where}: expected episodes, found none of {total} ({reasons}). Widen data.select.")
+    return Selected(table, left_out)
+
+
+def _wanted(items: Sequence[int | str], table: pa.Table, where: str) -> set[int]:
+    """The episode ids that the items name; a single id must exist, a range may have gaps."""
+    existing = set(table["episode_id"].to_pylist())
+    wanted: set[int] = set()
+    for item in items:
+        if isinstance(item, str):
+            first, _, end = item.partition(":")
+            wanted.update(existing.intersection(range(int(first), int(end))))
+        elif item in existing:
+            wanted.add(item)
+        else:
+            raise DataError(
+                f"{where}: data.select.episodes: expected ids from {min(existing)} to {max(existing)}, found {item}. "
+                f"Correct it."
+            )
+    return wanted
+
+
+def _check_known(texts: Sequence[str], table: pa.Table, where: str) -> None:
+    known = sorted(set(table["instruction"].to_pylist()))
+    for text in texts:
+        if text not in known:
+            raise DataError(
+                f"{where}: data.select.instructions: expected some of {known[:NAMED]}, found {text!r}."
+                f"{did_you_mean(text, known)}"
+            )
+
+
+def _present(dataset: Dataset, table: pa.Table, listed: Collection[str]) -> pa.Array:
+    ids = table["episode_id"].to_pylist()
+    return pa.array([all(file.as_posix() in listed for file in dataset.episode_files(i)) for i in ids], pa.bool_())
+
+
+def _first_of_each(instructions: pa.ChunkedArray, limit: int) -> pa.Array:
+    """The first `limit` rows of each instruction."""
+    seen: Counter[str] = Counter()
+    chosen = []
+    for text in instructions.to_pylist():
+        seen[text] += 1
+        chosen.append(seen[text] <= limit)
+    return pa.array(chosen, pa.bool_())

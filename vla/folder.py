@@ -1,0 +1,55 @@
+"""A dataset's folder: hands out the paths of its files and compares each with the manifest when it is first used.
+
+A dataset of many files on a network disk is never looked over as a whole: a stage pays for the files that it reads,
+once per process.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from vla.errors import DataError
+from vla.paths import below
+
+REFRESH = "Run 'dvc repro -f -s download' to take the data as they are now."
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """What the manifest says about a file."""
+
+    size: int
+    mtime_ns: int | None
+    """None where the file is identified by its hash."""
+
+
+class Folder:
+    """The folder `root`; `listed` is None where no manifest exists yet, and then nothing is compared."""
+
+    def __init__(self, root: Path, listed: Mapping[str, Listed] | None = None) -> None:
+        self.root, self.listed = root, listed
+        self._seen: set[str] = set()
+
+    def path(self, relative: str | Path) -> Path:
+        """The path of a file; raises DataError when it leaves the folder, is missing, or changed since download."""
+        name = Path(relative).as_posix()
+        path = below(self.root, name, where=str(self.root))
+        if name not in self._seen:
+            self._compare(name, path)
+            self._seen.add(name)
+        return path
+
+    def _compare(self, name: str, path: Path) -> None:
+        try:
+            status = path.stat()
+        except FileNotFoundError:
+            raise DataError(f"{path}: expected a file, found none. Download the dataset again.") from None
+        if self.listed is None:
+            return
+        if name not in self.listed:
+            raise DataError(f"{path}: expected a file that the manifest lists, found a new one. {REFRESH}")
+        known = self.listed[name]
+        if status.st_size != known.size:
+            raise DataError(f"{path}: expected {known.size} bytes as at download, found {status.st_size}. {REFRESH}")
+        if known.mtime_ns is not None and status.st_mtime_ns != known.mtime_ns:
+            raise DataError(f"{path}: expected the file as it was at download, found one written since. {REFRESH}")
