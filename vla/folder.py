@@ -39,11 +39,23 @@ class Folder:
             self._seen.add(name)
         return path
 
+    def names(self, below: str = "", suffix: str = "") -> list[str]:
+        """The files below the folder `below` whose names end with `suffix`, relative to the root, sorted.
+
+        They are those of the manifest where there is one, so that a file that came later is not read unnoticed;
+        elsewhere those that are there. Hidden ones are left out.
+        """
+        if self.listed is not None:
+            start = f"{below}/" if below else ""
+            return sorted(name for name in self.listed if name.startswith(start) and name.endswith(suffix))
+        found = [path.relative_to(self.root) for path in (self.root / below).rglob(f"*{suffix}") if path.is_file()]
+        return sorted(path.as_posix() for path in found if not any(part.startswith(".") for part in path.parts))
+
     def _compare(self, name: str, path: Path) -> None:
         try:
             status = path.stat()
         except FileNotFoundError:
-            raise DataError(f"{path}: expected a file, found none. Download the dataset again.") from None
+            raise DataError(f"{path}: expected a file, found none. Complete the dataset. {REFRESH}") from None
         if self.listed is None:
             return
         if name not in self.listed:

@@ -107,8 +107,7 @@ class LeRobotV30:
 
     def metadata_files(self) -> list[Path]:
         """`info.json`, tasks and episode tables."""
-        paths = [Path(INFO), Path(TASKS), *(path.relative_to(self._root) for path in self._episode_files())]
-        return sorted(paths)
+        return sorted([Path(INFO), Path(TASKS), *map(Path, self._folder.names(EPISODE_TABLES, ".parquet"))])
 
     def episode_files(self, episode_id: int) -> list[Path]:
         """The data file, and the video files of the chosen views."""
@@ -186,7 +185,7 @@ class LeRobotV30:
         return self._info.file(self._info.video_path, video_key=column, chunk_index=chunk, file_index=file)
 
     def _episode_files(self) -> list[Path]:
-        files = sorted((self._root / EPISODE_TABLES).glob("**/*.parquet"))
+        files = [self._folder.path(name) for name in self._folder.names(EPISODE_TABLES, ".parquet")]
         if not files:
             raise DataError(
                 f"{self._root / EPISODE_TABLES}: expected Parquet files, found none. Download the dataset again."
