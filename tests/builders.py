@@ -32,6 +32,12 @@ class ArrayEpisode:
     """What the metadata says; None for the true length."""
     error: str = ""
     image_errors: Mapping[str, str] = field(default_factory=dict)
+    frame_counts: Mapping[str, int] = field(default_factory=dict)
+    """View -> frames in its own video file, for views that have one."""
+    recorded: Mapping[str, Any] = field(default_factory=dict)
+    """`state` and `actions` -> their range by the dataset's own statistics."""
+    supervised: int | None = None
+    """Steps before a terminal one; None for all."""
 
 
 class ArrayDataset:
@@ -55,7 +61,10 @@ class ArrayDataset:
     def episodes(self) -> pa.Table:
         rows = [self._episodes[number] for number in self._ids]
         lengths = [len(row.timestamp_T) if row.length is None else row.length for row in rows]
-        columns = [self._ids, lengths, [row.instruction for row in rows], lengths, ["arrays"] * len(rows)]
+        supervised = [
+            length if row.supervised is None else row.supervised for length, row in zip(lengths, rows, strict=True)
+        ]
+        columns = [self._ids, lengths, [row.instruction for row in rows], supervised, ["arrays"] * len(rows)]
         return pa.table(columns, schema=EPISODES.append(pa.field("source", pa.string())))
 
     def steps(self, episode_id: int) -> Steps:
@@ -70,14 +79,17 @@ class ArrayDataset:
             raise DataError(episode.image_errors[view])
         return episode.images[view] if steps_N is None else episode.images[view][steps_N]
 
+    def frame_count(self, episode_id: int, view: str) -> int | None:
+        return self._episodes[episode_id].frame_counts.get(view)
+
     def depth(self, episode_id: int, view: str, steps_N: np.ndarray | None = None) -> np.ndarray:
         raise DataError("expected no request for depth")
 
     def block_starts(self, episode_id: int) -> np.ndarray:
         return np.zeros(1, dtype=np.int64)
 
-    def recorded_ranges(self, episode_id: int) -> dict[str, Any]:
-        return {}
+    def recorded_ranges(self, episode_id: int) -> Mapping[str, Any]:
+        return self._episodes[episode_id].recorded
 
     def uid_parts(self, episode_id: int) -> tuple[str, int]:
         return self.schema.name, episode_id

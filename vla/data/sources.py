@@ -142,6 +142,10 @@ class Sources:
         source, own = self._find(episode_id)
         return source.dataset.images(own, view, steps_N)
 
+    def frame_count(self, episode_id: int, view: str) -> int | None:
+        source, own = self._find(episode_id)
+        return source.dataset.frame_count(own, view)
+
     def depth(
         self, episode_id: int, view: str, steps_N: Int64[np.ndarray, "N"] | None = None
     ) -> Float32[np.ndarray, "N Y X"]:

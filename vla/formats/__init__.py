@@ -63,6 +63,10 @@ class Recordings(Protocol):
         """Frames of one view as RGB: those of the given steps in the given order, else all of the episode."""
         ...
 
+    def frame_count(self, episode_id: int, view: str) -> int | None:
+        """Frames in the episode's own video file, without decoding; None where a view has no file of its own."""
+        ...
+
     def depth(
         self, episode_id: int, view: str, steps_N: Int64[np.ndarray, "N"] | None = None
     ) -> Float32[np.ndarray, "N Y X"]:

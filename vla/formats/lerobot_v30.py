@@ -91,6 +91,10 @@ class LeRobotV30:
         chosen = table[column] if steps_N is None else table[column].take(pa.array(steps_N))
         return decode_images(chosen, self.schema.views[view], where=f"{where}, {column}")
 
+    def frame_count(self, episode_id: int, view: str) -> int | None:
+        """Video files are shared by episodes."""
+        return None
+
     def depth(
         self, episode_id: int, view: str, steps_N: Int64[np.ndarray, "N"] | None = None
     ) -> Float32[np.ndarray, "N Y X"]:
