@@ -11,7 +11,7 @@ import pytest
 import yaml
 from imports import ROOT, modules, own_imports
 
-from vla import cli, config
+from vla import cli, config, registry
 from vla.dvc_file import artifact_paths, read_stages
 from vla.stages import STAGES
 
@@ -87,16 +87,25 @@ def registries_in(path: Path) -> set[str]:
 
 
 def closure(stage: str) -> set[str]:
-    """Every module that the stage's module imports, through all of them, with the chosen files of registries."""
+    """Every module that the stage's module imports, through all of them, with the chosen files of registries.
+
+    What another choice imports counts too: the parameter may change, the list of dependencies does not.
+    """
     known, seen, waiting = modules(), set(), [STAGES[stage][0]]
     while waiting:
         module = waiting.pop()
         if module not in seen:
             seen.add(module)
             waiting += own_imports(known[module])
-            choices = [(folder, *CHOICES[folder]) for folder in registries_in(known[module])]
-            waiting += [f"vla.{folder}.{PARAMS[section][key]}" for folder, section, key in choices]
+            for folder in registries_in(known[module]):
+                section, key = CHOICES[folder]
+                waiting.append(f"vla.{folder}.{PARAMS[section][key]}")
+                waiting += [name for choice in registry.names(folder) for name in imports_of_choice(folder, choice)]
     return seen
+
+
+def imports_of_choice(folder: str, choice: str) -> set[str]:
+    return own_imports(modules()[f"vla.{folder}.{choice}"])
 
 
 def has_no_code(path: Path) -> bool:
