@@ -4,7 +4,6 @@ Public datasets differ in details (fps as 20.0, names as a list, a dict or nothi
 of which are accepted; what would change the meaning of a number is an error.
 """
 
-import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,8 +13,7 @@ from typing import Any, Self
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from jaxtyping import Float32, UInt8
-from PIL import Image
+from jaxtyping import Float32
 
 from vla import artifacts
 from vla.columns import Columns
@@ -146,25 +144,3 @@ def matrix(column: pa.ChunkedArray, width: int, *, where: str) -> Float32[np.nda
         raise DataError(f"{where}: expected numbers, found {array.type}. Correct data.columns.")
     values = array.to_numpy(zero_copy_only=False).astype(np.float32)
     return values.reshape(len(column), width)
-
-
-def decode_images(column: pa.ChunkedArray, size: tuple[int, int], *, where: str) -> UInt8[np.ndarray, "T Y X 3"]:
-    """Decode a column of `struct<bytes, path>` to RGB; every image must have the declared size."""
-    if not pa.types.is_struct(column.type) or column.type.get_field_index("bytes") < 0:
-        raise DataError(f"{where}: expected images as struct<bytes, path>, found {column.type}. Correct data.columns.")
-    frames = np.empty((len(column), *size, 3), dtype=np.uint8)
-    for index, encoded in enumerate(pc.struct_field(column, "bytes")):
-        if not encoded.is_valid:
-            raise DataError(f"{where}, step {index}: expected an image, found none. Repair the dataset.")
-        try:
-            with Image.open(io.BytesIO(encoded.as_py())) as image:
-                frame = np.asarray(image.convert("RGB"))
-        except (OSError, SyntaxError, ValueError) as error:  # PIL raises all three for damaged files
-            raise DataError(f"{where}, step {index}: expected an image file, {error}. Repair the dataset.") from None
-        if frame.shape[:2] != size:
-            raise DataError(
-                f"{where}, step {index}: expected {size[0]} x {size[1]} pixels as declared, "
-                f"found {frame.shape[0]} x {frame.shape[1]}. Repair the dataset."
-            )
-        frames[index] = frame
-    return frames

@@ -11,6 +11,7 @@ from typing import Any, Self
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from jaxtyping import Int64
 
 from vla.errors import DataError
 from vla.registry import did_you_mean
@@ -51,6 +52,12 @@ class ParquetRows:
         offset = int(ends[first - 1]) if first else 0
         groups = [self._group(path, int(group), columns) for group in range(first, last + 1)]
         return pa.concat_tables(groups).slice(start - offset, stop - start)
+
+    def group_starts(self, path: Path) -> Int64[np.ndarray, "G"]:
+        """The first row of each row group: reading can begin there without decoding what lies before."""
+        metadata = self._open(path).metadata
+        counts = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+        return np.cumsum([0, *counts[:-1]], dtype=np.int64)[: len(counts)]
 
     def _open(self, path: Path) -> pq.ParquetFile:
         if path not in self._files:

@@ -1,55 +1,142 @@
 """Frames out of video files, found by when they are shown: counting frames goes wrong as soon as one is missing.
 
-Decoding starts at the key frame before the first wanted frame and runs to the last, which is right for whole episodes.
+PyAV decodes (AV1, H.264, HEVC and whatever else FFmpeg knows); `Videos` is the place where another decoder would go.
+The last videos stay open where their reading ended, so whoever reads on decodes every frame once; whoever jumps pays
+for the frames since the key frame before, which can be hundreds.
 """
 
+import os
+from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Self
 
-import av
 import numpy as np
-from av.error import FFmpegError
-from jaxtyping import Float64, UInt8
+from av import VideoFrame
+from av.video.reformatter import VideoReformatter
+from jaxtyping import Float32, Float64, UInt8, UInt16
 
 from vla.errors import DataError
+from vla.video_track import Track
+
+OPEN_VIDEOS = 8
+OPEN_BYTES = 512_000_000
+"""What the decoders of the open videos may hold, by the estimate of `Track.nbytes`."""
+
+Grey = UInt16[np.ndarray, "Y X"]
+Metres = Float32[np.ndarray, "Y X"]
+
+
+class Videos:
+    """The videos of a process, for one thread. Copies and forks start with nothing open.
+
+    All errors are DataError and name the file and `where` (the episode, say), and a time where there is one.
+    """
+
+    def __init__(self) -> None:
+        self._tracks: OrderedDict[Path, Track] = OrderedDict()
+        self._process = os.getpid()
+        self._inherited: list[OrderedDict[Path, Track]] = []
+        self._reformatter = VideoReformatter()
+
+    def __reduce__(self) -> tuple[type[Self], tuple[Any, ...]]:
+        return type(self), ()
+
+    def frames(
+        self, path: Path, times_N: Float64[np.ndarray, "N"], *, fps: float, size: tuple[int, int], where: str
+    ) -> UInt8[np.ndarray, "N Y X 3"]:
+        """The frames shown at `times_N` (seconds of the file), in any order and as often as asked for, as RGB.
+
+        The frame that is nearest to a wanted time counts, when it is less than half a frame at `fps` away. Raises
+        DataError when there is none, or when a frame is damaged or not of `size` (rows, columns).
+        """
+        images = np.empty((len(times_N), *size, 3), dtype=np.uint8)
+        self._read(path, times_N, images, lambda frame: self._pixels(frame, "rgb24"), fps=fps, where=where)
+        return images
+
+    def depth(
+        self,
+        path: Path,
+        times_N: Float64[np.ndarray, "N"],
+        *,
+        fps: float,
+        size: tuple[int, int],
+        decode: Callable[[Grey], Metres],
+        where: str,
+    ) -> Float32[np.ndarray, "N Y X"]:
+        """Depth maps in metres, found like `frames`; `decode` turns one frame's 16-bit grey levels into metres.
+
+        The levels are those of FFmpeg's `gray16le`: luma stretched to all 16 bits, so a 12-bit code q of a `gray12le`
+        video arrives as 16 q + q // 256, which q = level >> 4 undoes.
+        """
+        depth = np.empty((len(times_N), *size), dtype=np.float32)
+        self._read(path, times_N, depth, lambda frame: decode(self._pixels(frame, "gray16le")), fps=fps, where=where)
+        return depth
+
+    def key_times(self, path: Path, *, where: str) -> Float64[np.ndarray, "K"]:
+        """When the key frames are shown, ascending; reads the packets and decodes nothing."""
+        return self._track(path, where).key_times
+
+    def count(self, path: Path, *, where: str) -> int:
+        """The number of frames in the file; reads the packets and decodes nothing."""
+        return self._track(path, where).count
+
+    def _read(
+        self,
+        path: Path,
+        times_N: Float64[np.ndarray, "N"],
+        target: np.ndarray,
+        convert: Callable[[VideoFrame], np.ndarray],
+        *,
+        fps: float,
+        where: str,
+    ) -> None:
+        """Fill `target`, going through the wanted times in ascending order."""
+        track = self._track(path, where)
+        wanted_U, places_N = np.unique(times_N, return_inverse=True)
+        order_N = np.argsort(places_N, kind="stable")
+        ends_U = np.cumsum(np.bincount(places_N, minlength=len(wanted_U)))
+        size, missing = target.shape[1:3], []
+        for places, time in zip(np.split(order_N, ends_U[:-1]), wanted_U.tolist(), strict=True):
+            frame = track.nearest(time, fps=fps, where=where)
+            if frame is None:
+                missing.append(time)
+                continue
+            if (frame.height, frame.width) != size:
+                raise DataError(
+                    f"{where}: expected {size[0]} x {size[1]} pixels as declared, "
+                    f"found {frame.height} x {frame.width} in {path}. Repair the dataset."
+                )
+            target[places] = convert(frame)
+        if missing:
+            raise DataError(
+                f"{where}: expected a frame every {1 / fps:.4f} s in {path}, found none at {missing[0]:.4f} s "
+                f"({len(missing)} of {len(wanted_U)} are missing). Download the dataset again or leave out the episode."
+            )
+
+    def _track(self, path: Path, where: str) -> Track:
+        if self._process != os.getpid():
+            # The parent's decoders are kept, not closed: the threads that closing waits for are not in this process.
+            self._inherited.append(self._tracks)
+            self._tracks, self._process = OrderedDict(), os.getpid()
+        if path not in self._tracks:
+            self._tracks[path] = Track(path, where=where)
+            while len(self._tracks) > 1 and not self._fits():
+                self._tracks.popitem(last=False)[1].close()
+        self._tracks.move_to_end(path)
+        return self._tracks[path]
+
+    def _pixels(self, frame: VideoFrame, pixel_format: str) -> np.ndarray:
+        # A frame's own conversion would set up FFmpeg's scaler for each frame, which takes longer than the conversion.
+        return self._reformatter.reformat(frame, format=pixel_format).to_ndarray()
+
+    def _fits(self) -> bool:
+        total = sum(track.nbytes for track in self._tracks.values())
+        return len(self._tracks) <= OPEN_VIDEOS and total <= OPEN_BYTES
 
 
 def read_frames(
     path: Path, times_T: Float64[np.ndarray, "T"], *, fps: float, size: tuple[int, int], where: str
 ) -> UInt8[np.ndarray, "T Y X 3"]:
-    """The frames shown at the ascending `times_T` (seconds of the file), as RGB.
-
-    A frame counts when it is shown less than half a frame's duration from the wanted time; raises DataError, beginning
-    with `where`, when there is none, or when a frame is not of `size` (rows, columns).
-    """
-    frames = np.empty((len(times_T), *size, 3), dtype=np.uint8)
-    found = np.zeros(len(times_T), dtype=bool)
-    try:
-        with av.open(str(path)) as container:
-            stream = container.streams.video[0]
-            if stream.time_base is None:
-                raise DataError(f"{where}: expected a video with times in {path}, found none. Encode it again.")
-            container.seek(max(0, int((times_T[0] - 0.5 / fps) / stream.time_base)), stream=stream)
-            for frame in container.decode(stream):
-                if frame.time is None or frame.time > times_T[-1] + 0.5 / fps:
-                    break
-                wanted = int(np.abs(times_T - frame.time).argmin())
-                if abs(times_T[wanted] - frame.time) >= 0.5 / fps:
-                    continue
-                if (frame.height, frame.width) != size:
-                    raise DataError(
-                        f"{where}: expected {size[0]} x {size[1]} pixels as declared, "
-                        f"found {frame.height} x {frame.width} in {path}. Repair the dataset."
-                    )
-                frames[wanted] = frame.to_ndarray(format="rgb24")
-                found[wanted] = True
-    except FileNotFoundError:
-        raise DataError(f"{where}: expected a video at {path}, found none. Download the dataset again.") from None
-    except (FFmpegError, IndexError) as error:
-        raise DataError(f"{where}: expected a video that can be decoded, {path}: {error}. Download it again.") from None
-    if not found.all():
-        missing = times_T[~found]
-        raise DataError(
-            f"{where}: expected a frame every {1 / fps:.4f} s in {path}, found none at {missing[0]:.4f} s "
-            f"({len(missing)} of {len(times_T)} are missing). Download the dataset again or leave out the episode."
-        )
-    return frames
+    """The frames at `times_T`, like `Videos.frames`, from a file opened for the purpose."""
+    return Videos().frames(path, times_T, fps=fps, size=size, where=where)

@@ -16,7 +16,8 @@ from vla.columns import Columns, Vector
 from vla.errors import DataError
 from vla.folder import Folder
 from vla.formats import EPISODES, Claims, Range
-from vla.lerobot import INFO, Info, decode_images, matrix, version_of
+from vla.images import decode_images
+from vla.lerobot import INFO, Info, matrix, version_of
 from vla.parquet import ParquetRows, read_table
 from vla.terms import DatasetSchema, Steps
 from vla.video import read_frames
