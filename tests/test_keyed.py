@@ -2,6 +2,7 @@
 
 import hashlib
 import struct
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -85,6 +86,22 @@ def test_normals_have_the_moments_of_the_normal_law_and_are_uncorrelated():
     assert abs((values**4).mean() - 3) < 0.15
     half = len(values) // 2
     assert abs(np.corrcoef(values[:half], values[half:])[0, 1]) < 0.02
+
+
+@given(seed=INTEGERS, indices=st.lists(st.tuples(INTEGERS), min_size=1, max_size=4), count=st.integers(1, 30))
+def test_many_keys_at_once_give_the_bits_of_each_alone(seed, indices, count):
+    apart = [keyed.normal(seed, "noise", *index, shape=(count, 2)) for index in indices]
+    np.testing.assert_array_equal(keyed.normals(seed, "noise", indices, shape=(count, 2)), np.stack(apart))
+    apart = [keyed.uniform(seed, "time", *index, count=count) for index in indices]
+    np.testing.assert_array_equal(keyed.uniforms(seed, "time", indices, count=count), np.stack(apart))
+
+
+def test_threads_draw_what_one_thread_draws():
+    def draw(index: int) -> list[int]:
+        return [int(keyed.words(index, "noise", step, count=1)[0]) for step in range(300)]
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(draw, range(4))) == [draw(index) for index in range(4)]
 
 
 def test_an_odd_number_of_normals_fills_its_shape():
