@@ -4,7 +4,7 @@ A dataset of many files on a network disk is never looked over as a whole: a sta
 once per process.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,8 +46,7 @@ class Folder:
         elsewhere those that are there. Hidden ones are left out.
         """
         if self.listed is not None:
-            start = f"{below}/" if below else ""
-            return sorted(name for name in self.listed if name.startswith(start) and name.endswith(suffix))
+            return matching(self.listed, below, suffix)
         found = [path.relative_to(self.root) for path in (self.root / below).rglob(f"*{suffix}") if path.is_file()]
         return sorted(path.as_posix() for path in found if not any(part.startswith(".") for part in path.parts))
 
@@ -65,3 +64,9 @@ class Folder:
             raise DataError(f"{path}: expected {known.size} bytes as at download, found {status.st_size}. {REFRESH}")
         if known.mtime_ns is not None and status.st_mtime_ns != known.mtime_ns:
             raise DataError(f"{path}: expected the file as it was at download, found one written since. {REFRESH}")
+
+
+def matching(names: Iterable[str], below: str, suffix: str) -> list[str]:
+    """Those of the names that lie below a folder and end with `suffix`, sorted."""
+    start = f"{below}/" if below else ""
+    return sorted(name for name in names if name.startswith(start) and name.endswith(suffix))

@@ -1,38 +1,45 @@
-"""Stage download: get the demonstrations, generated in simulation or read in place from a folder.
+"""Stage download: get the demonstrations, generated in simulation or from where they lie.
 
-The dataset folder holds the data files, or only a manifest that points to them: a dataset that lies somewhere already
-is never copied.
+The folder `data/dataset` holds the data files, or only a manifest that points to them: a dataset that lies somewhere
+already, or is fetched into a cache, is neither copied nor hashed. Further sources of a mixture lie in folders of their
+own below it.
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
-from vla import artifacts, config, registry, workspace
-from vla.columns import Vector
+from vla import artifacts, config
+from vla.data import fetch_hub, fetch_local, fetch_url
+from vla.data.fetch import Origin, point_to
+from vla.data.fetch_sim import simulate
 from vla.data.manifest import Manifest
-from vla.data.selection import select
-from vla.data.sources import DataConfig
-from vla.errors import ConfigError, DataError
-from vla.folder import Folder
-from vla.sim.demonstrations import DemonstrationsConfig, generate
-from vla.sim.write import describe_features, write_dataset
+from vla.data.remote import public
+from vla.data.sources import DataConfig, SourceConfig, open_dataset, reading_code, source_folder
+from vla.errors import ConfigError
+from vla.paths import FileName
+from vla.registry import did_you_mean
+from vla.sim.demonstrations import DemonstrationsConfig
 
-SIM_FORMAT = "lerobot_v30"
-
-
-class LocalConfig(config.Config):
-    """Section `download.local`."""
-
-    path: Path
-    """Folder of the dataset: absolute, or relative to the project."""
+Settings = TypeVar("Settings")
 
 
-class DownloadConfig(config.Config):
-    """Section `download`: the kind of source and the settings of each kind."""
+class OriginConfig(config.Config):
+    """Where one dataset comes from: the kind of source, and the settings of the kinds."""
 
-    source: Literal["sim", "local"]
+    source: Literal["sim", "local", "hub", "url"]
     sim: DemonstrationsConfig | None = None
-    local: LocalConfig | None = None
+    local: fetch_local.LocalConfig | None = None
+    hub: fetch_hub.HubConfig | None = None
+    url: fetch_url.UrlConfig | None = None
+
+
+class DownloadConfig(OriginConfig):
+    """Section `download`."""
+
+    mixture: Mapping[FileName, OriginConfig] = {}
+    """Where the further datasets of `data.mixture` come from, by name."""
 
 
 class Config(config.Config):
@@ -43,65 +50,73 @@ class Config(config.Config):
     download: DownloadConfig
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One dataset to get."""
+
+    name: str
+    data: SourceConfig
+    download: OriginConfig
+    section: str
+    """Where its settings are below `data` and `download`: "" or ".mixture.NAME"."""
+
+
 def run(cfg: Config, *, dataset: Path) -> None:
     """Write the folder `dataset` with its manifest."""
-    if cfg.download.source == "sim":
-        simulate(cfg, dataset)
-    else:
-        point_to(cfg, dataset)
-
-
-def simulate(cfg: Config, dataset: Path) -> None:
-    """Generate demonstrations into the folder `dataset`."""
-    settings = cfg.download.sim
-    if settings is None:
-        raise ConfigError("download.sim: expected settings for source 'sim', found none. Add the section.")
-    _check_columns(cfg, set(describe_features(settings)))
+    wanted = _wanted(cfg)
     with artifacts.new_directory(dataset) as partial:
-        write_dataset(partial, generate(settings, seed=cfg.seed), settings)
-        files = [path for path in partial.rglob("*") if path.is_file()]
-        source = {"kind": "sim", "seed": cfg.seed, **settings.plain()}
-        Manifest.describe(files, root=partial, format_name=SIM_FORMAT, source=source, in_place=False).write(partial)
+        main = _obtain(wanted[0], partial, seed=cfg.seed)
+        mixture = {}
+        for further in wanted[1:]:
+            folder = source_folder(partial, cfg.data, further.name)
+            folder.mkdir(parents=True)
+            manifest = _obtain(further, folder, seed=cfg.seed)
+            manifest = replace(manifest, code=reading_code(further.data.format))
+            manifest.write(folder)
+            mixture[further.name] = manifest.digest
+        replace(main, mixture=mixture or None).write(partial)
+        if mixture:
+            open_dataset(cfg.data, partial)  # refuses what does not go together before anything is computed with it
 
 
-def point_to(cfg: Config, dataset: Path) -> None:
-    """Describe an existing dataset; the folder `dataset` gets its manifest alone."""
-    settings = cfg.download.local
-    if settings is None:
-        raise ConfigError("download.local: expected {path: FOLDER} for source 'local', found none. Add the section.")
-    root = workspace.main_checkout() / settings.path
-    if not root.is_dir():
-        raise DataError(f"download.local.path: expected a dataset folder, found none at {root}. Correct the path.")
-    module = registry.find("formats", cfg.data.format)
-    opened = module.open_dataset(Folder(root), cfg.data.columns, name=cfg.data.name)
-    chosen = select(cfg.data.select, opened, listed=None, where=str(root)).table["episode_id"].to_pylist()
-    needed = {path for episode_id in chosen for path in opened.episode_files(episode_id)}
-    files = [root / path for path in [*opened.metadata_files(), *needed]]
-    missing = [path for path in files if not path.is_file()]
-    if missing:
-        raise DataError(
-            f"{root}: expected {len(files)} files, {len(missing)} are missing, the first is {missing[0]}. "
-            f"Complete the dataset."
-        )
-    source = {"kind": "local", "path": str(settings.path)}
-    with artifacts.new_directory(dataset) as partial:
-        Manifest.describe(files, root=root, format_name=cfg.data.format, source=source, in_place=True).write(partial)
-
-
-def _check_columns(cfg: Config, written: set[str]) -> None:
-    """Refuse, before minutes of simulation, what the written dataset could not be read as."""
-    if cfg.data.format != SIM_FORMAT:
-        raise ConfigError(
-            f"data.format: expected {SIM_FORMAT!r}, which source 'sim' writes, found {cfg.data.format!r}. Set it."
-        )
-    columns = cfg.data.columns
-    vectors = {
-        key: Vector.parse(spec).columns for key, spec in (("state", columns.state), ("actions", columns.actions))
-    }
-    named = [(key, column) for key, names in vectors.items() for column in names]
-    for key, column in [*named, *columns.views.items()]:
-        if column not in written:
+def _wanted(cfg: Config) -> list[Wanted]:
+    """The main dataset, and those of the mixture; both sections must name the same ones."""
+    names, places = list(cfg.data.mixture), cfg.download.mixture
+    for name in places:
+        if name not in names:
             raise ConfigError(
-                f"data.columns: expected for {key!r} one of {', '.join(sorted(written))}, found {column!r}."
-                f"{registry.did_you_mean(column, sorted(written))}"
+                f"download.mixture: expected the datasets of data.mixture ({', '.join(names) or 'none'}), "
+                f"found {name!r}.{did_you_mean(name, names)}"
             )
+    for name in names:
+        if name not in places:
+            raise ConfigError(f"download.mixture.{name}: expected where data.mixture.{name} comes from. Add it.")
+    further = [Wanted(name, cfg.data.mixture[name], places[name], f".mixture.{name}") for name in names]
+    return [Wanted(cfg.data.name, cfg.data, cfg.download, ""), *further]
+
+
+def _obtain(wanted: Wanted, folder: Path, *, seed: int) -> Manifest:
+    """Get one dataset; what is generated is written into `folder`, all else stays where it is."""
+    cfg, where = wanted.download, f"download{wanted.section}.{wanted.download.source}"
+    if cfg.source == "sim":
+        return simulate(_given(cfg.sim, where), wanted.data, folder, seed=seed, where=f"data{wanted.section}")
+    origin, source = _origin(cfg, where)
+    return point_to(origin, wanted.data, name=wanted.name, source={"kind": cfg.source, **source})
+
+
+def _origin(cfg: OriginConfig, where: str) -> tuple[Origin, dict[str, Any]]:
+    """Where the files are, and how the manifest says it."""
+    if cfg.source == "local":
+        local = _given(cfg.local, where)
+        return fetch_local.LocalOrigin.find(local, where=where), {"path": str(local.path)}
+    if cfg.source == "hub":
+        hub = _given(cfg.hub, where)
+        return fetch_hub.HubOrigin(hub, where=where), hub.plain()
+    url = _given(cfg.url, where)
+    return fetch_url.origin(url, where=where), {**url.plain(), "url": public(url.url)}
+
+
+def _given(settings: Settings | None, where: str) -> Settings:
+    if settings is None:
+        raise ConfigError(f"{where}: expected the settings of the chosen source, found none. Add the section.")
+    return settings

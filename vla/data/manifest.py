@@ -1,7 +1,7 @@
 """`manifest.json`: which files a dataset consists of, so that later stages notice when the data changed.
 
-Files that we wrote carry a SHA-256. Files read in place (`root` set) carry size and mtime only: terabytes are never
-hashed. The dataset digest is over the manifest, not over the data.
+Files that we wrote carry a SHA-256, and so do fetched ones whose source tells it. All others carry size and mtime only:
+terabytes are never hashed. The dataset digest is over the manifest, not over the data.
 """
 
 from collections.abc import Iterable
@@ -24,6 +24,7 @@ class FileEntry:
     """Relative to the dataset's root, with forward slashes."""
     size: int
     mtime_ns: int | None
+    """None where the hash is known."""
     sha256: str | None
 
 
@@ -41,6 +42,8 @@ class Manifest:
     """Digest of the format's code, for the further sources of a mixture; None where DVC watches it."""
     mixture: dict[str, str] | None = None
     """Name -> manifest digest of the further sources, in the main one's manifest."""
+    left_out: dict[str, int] | None = None
+    """Reason -> number of episodes whose files were not looked for; None where all of the dataset is here."""
 
     @classmethod
     def describe(
@@ -62,8 +65,9 @@ class Manifest:
 
     @property
     def digest(self) -> str:
-        """Identity of the data: equal for equal files from an equal source."""
-        identity = [self.format, self.root, [asdict(entry) for entry in self.files]]
+        """Identity of the data: equal for equal files, wherever they lie if all their hashes are known."""
+        root = None if all(entry.sha256 for entry in self.files) else self.root
+        identity = [self.format, root, [asdict(entry) for entry in self.files]]
         return artifacts.digest_of_value([*identity, self.mixture] if self.mixture else identity)
 
     @property
@@ -80,7 +84,8 @@ class Manifest:
         try:
             files = tuple(FileEntry(**entry) for entry in values["files"])
             described = (values["format"], values["source"], values["root"], files)
-            return cls(*described, code=values["code"], mixture=values["mixture"])
+            further = {key: values[key] for key in ("code", "mixture", "left_out")}
+            return cls(*described, **further)
         except (KeyError, TypeError) as error:
             raise DataError(
                 f"{dataset / FILE_NAME}: expected a dataset manifest, {error}. Run 'dvc repro -f -s download'."

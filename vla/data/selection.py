@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field, field_validator
@@ -39,7 +40,7 @@ class Selection(Config):
         for item in items or ():
             if isinstance(item, str):
                 first, colon, end = item.partition(":")
-                if not (colon and first.isdigit() and end.isdigit() and int(first) < int(end)):
+                if not (colon and first.isdecimal() and end.isdecimal() and int(first) < int(end)):
                     raise ValueError(f"expected episode ids or ranges such as 0:200, found {item!r}")
         return items
 
@@ -54,7 +55,7 @@ class Selected:
     """Reason -> number of episodes that are left out for it."""
 
 
-def select(cfg: Selection, dataset: Dataset, *, listed: Collection[str] | None, where: str) -> Selected:
+def select(cfg: Selection, dataset: Dataset, *, where: str, listed: Collection[str] | None = None) -> Selected:
     """Apply a selection; `listed` are the files that exist, None where that is not known yet.
 
     Raises DataError when a wanted episode or instruction does not exist, or when nothing is left.
@@ -68,10 +69,9 @@ def select(cfg: Selection, dataset: Dataset, *, listed: Collection[str] | None, 
             left_out[reason] = len(table) - len(kept)
         return kept
 
-    if cfg.episodes is not None:
-        wanted = pa.array(sorted(_wanted(cfg.episodes, table, where)), pa.int64())
-        table = keep(pc.is_in(table["episode_id"], value_set=wanted), "not in data.select.episodes")
-    if cfg.instructions is not None:
+    if cfg.episodes is not None and total:
+        table = keep(_wanted(cfg.episodes, table, where), "not in data.select.episodes")
+    if cfg.instructions is not None and total:
         _check_known(cfg.instructions, table, where)
         texts = pa.array(cfg.instructions, pa.string())
         table = keep(pc.is_in(table["instruction"], value_set=texts), "not in data.select.instructions")
@@ -85,22 +85,23 @@ def select(cfg: Selection, dataset: Dataset, *, listed: Collection[str] | None, 
     return Selected(table, left_out)
 
 
-def _wanted(items: Sequence[int | str], table: pa.Table, where: str) -> set[int]:
-    """The episode ids that the items name; a single id must exist, a range may have gaps."""
-    existing = set(table["episode_id"].to_pylist())
-    wanted: set[int] = set()
+def _wanted(items: Sequence[int | str], table: pa.Table, where: str) -> pa.Array:
+    """Whether each episode is among those that the items name; a single id must exist, a range may have gaps."""
+    ids_E = table["episode_id"].to_numpy()
+    existing = set(ids_E.tolist())
+    single = [item for item in items if isinstance(item, int)]
+    unknown = next((item for item in single if item not in existing), None)
+    if unknown is not None:
+        raise DataError(
+            f"{where}: data.select.episodes: expected ids from {ids_E.min()} to {ids_E.max()}, found {unknown}. "
+            f"Correct it."
+        )
+    wanted_E = np.isin(ids_E, single)
     for item in items:
         if isinstance(item, str):
             first, _, end = item.partition(":")
-            wanted.update(existing.intersection(range(int(first), int(end))))
-        elif item in existing:
-            wanted.add(item)
-        else:
-            raise DataError(
-                f"{where}: data.select.episodes: expected ids from {min(existing)} to {max(existing)}, found {item}. "
-                f"Correct it."
-            )
-    return wanted
+            wanted_E |= (ids_E >= int(first)) & (ids_E < int(end))
+    return pa.array(wanted_E)
 
 
 def _check_known(texts: Sequence[str], table: pa.Table, where: str) -> None:

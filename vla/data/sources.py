@@ -107,6 +107,9 @@ def open_source(cfg: SourceConfig, folder: Path, *, name: str, number: int = 0) 
     module = registry.find("formats", cfg.format)
     dataset: Dataset = module.open_dataset(Folder(manifest.folder(folder), manifest.listed), cfg.columns, name=name)
     selected = select(cfg.select, dataset, listed=manifest.listed, where=str(folder))
+    if manifest.left_out is not None:
+        # The manifest lists the selected files: by it alone, every other episode would count as one with missing files.
+        selected = replace(selected, left_out=manifest.left_out)
     return Source(name, number, dataset, manifest, selected, cfg.weight)
 
 
@@ -184,6 +187,7 @@ def _common_schema(sources: Sequence[Source]) -> DatasetSchema:
             ("state dimensions", schema.state_dim, other.state_dim),
             ("action dimensions", schema.action_dim, other.action_dim),
             ("steps per second", schema.fps, other.fps),
+            ("views with depth", sorted(schema.depth), sorted(other.depth)),
         ):
             if expected != found:
                 raise DataError(
