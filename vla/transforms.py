@@ -17,8 +17,9 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 from vla.augmentation import AugmentConfig
 from vla.config import Config
+from vla.delta import Delta, DeltaRanges
 from vla.errors import ConfigError, DataError
-from vla.normalization import NormalizationConfig, Normalize, NormStats
+from vla.normalization import NormalizationConfig, Normalize, NormStats, make_normalize
 
 Size = Annotated[int, Field(gt=0)]
 
@@ -31,6 +32,8 @@ class TransformsConfig(Config):
     max_tokens: Annotated[int, Field(gt=0)]
     """Tokens of an instruction; a longer one is an error."""
     normalization: NormalizationConfig
+    delta_actions: DeltaRanges = ()
+    """Action dimensions that are learned relative to the state at the start of a chunk."""
     augment: AugmentConfig
 
 
@@ -103,14 +106,22 @@ class Processor:
     views: tuple[str, ...]
     state: Normalize
     actions: Normalize
+    delta: Delta
     tokenize: Tokenize
 
     @classmethod
     def make(cls, cfg: TransformsConfig, views: Sequence[str], stats: NormStats, tokenize: Tokenize) -> Self:
-        scale = cfg.normalization.degenerate_scale
-        state = Normalize(stats.state, cfg.normalization.state, degenerate_scale=scale)
-        actions = Normalize(stats.actions, cfg.normalization.actions, degenerate_scale=scale)
-        return cls(cfg, tuple(views), state, actions, tokenize)
+        """Raises the user's errors when settings and statistics do not go together."""
+        state, actions = (make_normalize(cfg.normalization, stats, quantity) for quantity in ("state", "actions"))
+        delta = Delta.make(cfg.delta_actions, state_dim=stats.state.dims, action_dim=stats.actions.dims)
+        # Files of other projects do not say what they were computed of.
+        expected, found = cfg.plain()["delta_actions"], stats.provenance.get("delta_actions")
+        if found not in (None, expected):
+            raise DataError(
+                f"norm stats: expected statistics of transforms.delta_actions {expected}, found those of {found}. "
+                f"Run 'dvc repro norm_stats'."
+            )
+        return cls(cfg, tuple(views), state, actions, delta, tokenize)
 
     def images(self, views: Mapping[str, UInt8[np.ndarray, "T Y X 3"]]) -> UInt8[np.ndarray, "T V 3 Y2 X2"]:
         """Resize and stack the policy's views; raises DataError when one is missing."""
@@ -127,12 +138,10 @@ class Processor:
         self, actions: Float32[np.ndarray, "*batch H A"], state: Float32[np.ndarray, "*batch S"]
     ) -> Float32[np.ndarray, "*batch H A"]:
         """Raw action chunks as the policy learns them; `state` is the raw state that each chunk starts from."""
-        del state
-        return self.actions.forward(actions)
+        return self.actions.forward(self.delta.take(actions, state))
 
     def restore_actions(
         self, chunk: Float32[np.ndarray, "*batch H A"], state: Float32[np.ndarray, "*batch S"]
     ) -> Float32[np.ndarray, "*batch H A"]:
         """Raw action chunks out of the policy's; the inverse of `normalise_actions`."""
-        del state
-        return self.actions.inverse(chunk)
+        return self.delta.undo(self.actions.inverse(chunk), state)

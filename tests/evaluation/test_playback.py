@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from builders import ArrayDataset, make_episode
 from bundles import a_bundle
+from tables import a_table
 
 from vla.data.episodes import EpisodeTable
 from vla.errors import DataError
@@ -26,19 +27,14 @@ def dataset():
     )
 
 
-def a_table(lengths=LENGTHS) -> EpisodeTable:
-    return EpisodeTable(
-        episode_id_E=np.array([7, 8, 9, 12]),
-        uid_E=np.array([70, 80, 90, 120]),
-        length_E=np.array(lengths),
-        instructions=("open the drawer", "press the button"),
-        instruction_E=np.array([0, 1, 0, 0]),
-        digest="d",
-    )
+def the_table(lengths=LENGTHS) -> EpisodeTable:
+    return a_table(lengths, ids=[7, 8, 9, 12], instructions=TASKS)
 
 
 def play(bundle, dataset, *, side_by_side, seed=0):
-    played = playback.play(bundle, dataset=dataset, table=a_table(), side_by_side=side_by_side, num_steps=2, seed=seed)
+    played = playback.play(
+        bundle, dataset=dataset, table=the_table(), side_by_side=side_by_side, num_steps=2, seed=seed
+    )
     return {recording.episode_id: (recording, chunks) for recording, chunks in played}
 
 
@@ -63,7 +59,7 @@ def test_another_seed_gives_other_predictions(bundle, dataset):
 
 def test_an_episode_with_too_few_frames_is_refused(bundle, dataset):
     with pytest.raises(DataError, match="episode 7: expected 5 rows, found 3"):
-        playback.read_recording(bundle, dataset=dataset, table=a_table((5, 6, 1, 4)), row=0)
+        playback.read_recording(bundle, dataset=dataset, table=the_table((5, 6, 1, 4)), row=0)
 
 
 def test_the_errors_equal_a_plain_loop_over_all_real_targets(bundle, dataset):
@@ -118,6 +114,6 @@ def test_a_dataset_of_another_robot_is_refused(bundle, dataset):
 
 
 def test_plotted_episodes_are_spread_over_the_tasks():
-    assert spread_over_tasks(a_table(), 2) == {0, 1}
-    assert spread_over_tasks(a_table(), 3) == {0, 1, 2}
-    assert spread_over_tasks(a_table(), 99) == {0, 1, 2, 3}
+    assert spread_over_tasks(the_table(), 2) == {0, 1}
+    assert spread_over_tasks(the_table(), 3) == {0, 1, 2}
+    assert spread_over_tasks(the_table(), 99) == {0, 1, 2, 3}

@@ -25,8 +25,7 @@ def sensing(seed: int) -> Sensing:
 
 def chunk(bundle, sensed, *, seed, episode, replanned):
     noise = keyed.normal(seed, "rollout", keyed.uid(*episode), replanned, shape=(4, 2))[None]
-    obs = inference.observe_sensed(bundle, [sensed], ["open the drawer"])
-    return inference.predict(bundle, obs, noise_BHA=noise)[0][0]
+    return inference.predict(bundle, [sensed], ["open the drawer"], noise_BHA=noise)[0][0]
 
 
 def test_it_executes_the_first_actions_of_each_chunk_and_then_replans(bundle):

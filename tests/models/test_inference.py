@@ -78,7 +78,7 @@ def test_a_policy_that_diverged_is_refused(tmp_path):
 def test_a_missing_view_is_named(bundle):
     only_front = Sensing({"front": np.zeros((16, 32, 3), np.uint8)}, np.zeros(3, np.float32), 0.0)
     with pytest.raises(DataError, match=r"expected the views front, wrist, found front\. Add wrist"):
-        inference.observe_sensed(bundle, [only_front], ["open the drawer"])
+        inference.observe(bundle, [only_front], ["open the drawer"])
 
 
 def test_a_state_that_is_missing_or_short_or_not_finite_is_refused(bundle):

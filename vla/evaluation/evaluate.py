@@ -33,7 +33,7 @@ from vla.execution import ExecutionConfig
 from vla.models import bundle as bundles
 from vla.models.bundle import Bundle
 from vla.models.device import choose_device
-from vla.normalization import Normalize
+from vla.normalization import Normalize, Statistics
 from vla.terms import DatasetSchema
 
 logger = logging.getLogger(__name__)
@@ -105,7 +105,14 @@ def run(
         "steps": int(table.length_E.sum()),
         **errors.summary(),
     }
-    reporting.write(report, result=result, baseline=errors.baseline_rows(), trajectories=plotted, bundle=bundle)
+    reporting.write(
+        report,
+        result=result,
+        baseline=errors.baseline_rows(),
+        trajectories=plotted,
+        names=bundle.config.action_names,
+        recorded=recorded_actions(bundle),
+    )
     artifacts.write_json(metrics, result)
     logger.info(
         "mean absolute error %.4f, of the mean action %.4f; error ratio %.3f on %d held-out episodes",
@@ -137,7 +144,7 @@ class Errors:
     """Error sums of the policy and of the mean action, per instruction."""
 
     def __init__(self, bundle: Bundle) -> None:
-        stats = bundle.norm_stats.actions
+        stats = recorded_actions(bundle)
         self._names = bundle.config.action_names
         self._spec = bundle.spec
         self._mean_A = stats.mean.astype(np.float32)
@@ -149,7 +156,8 @@ class Errors:
     def add(self, recording: Recording, chunks_THA: Float32[np.ndarray, "T H A"]) -> None:
         """Take in the predictions of one episode."""
         steps = np.arange(len(chunks_THA))
-        window = Windows.make(np.array([len(steps)]), self._spec).window(np.zeros_like(steps), steps)
+        length_E = np.array([len(steps)])
+        window = Windows.make(length_E, length_E, self._spec).window(np.zeros_like(steps), steps)
         true_THA = recording.steps.actions_TA[window.actions_BPH[:, -1]]
         weight_TH = window.weight_BPH[:, -1]
         model = ErrorSums.of(chunks_THA - true_THA, weight_TH)
@@ -197,6 +205,20 @@ class Errors:
 
     def _ratio(self, model: ErrorSums, baseline: ErrorSums) -> float:
         return error_ratio(model, baseline, scale_A=self._scale_A, kept_A=self._kept_A)
+
+
+def recorded_actions(bundle: Bundle) -> Statistics:
+    """The train split's actions as recorded, every step once: a scale that no setting of normalisation changes.
+
+    Raises DataError where delta actions were learned with statistics that do not have them.
+    """
+    stats = bundle.norm_stats
+    if stats.recorded_actions is None and len(bundle.processor.delta):
+        raise DataError(
+            f"{bundle.path}: expected recorded_actions in the norm stats of delta actions, found none. "
+            f"Compute the statistics with 'dvc repro norm_stats' and train again."
+        )
+    return stats.recorded_actions or stats.actions
 
 
 def spread_over_tasks(table: EpisodeTable, count: int) -> set[int]:

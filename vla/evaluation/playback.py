@@ -80,11 +80,14 @@ def predict_group(
         running = [recording for recording in group if step < len(recording.steps)]
         if memory is not None:
             memory = {name: value[: len(running)] for name, value in memory.items()}
-        obs = inference.observe_sensed(
-            bundle, [recording.sensing(step) for recording in running], [recording.instruction for recording in running]
+        predicted_BHA, memory = inference.predict(
+            bundle,
+            [recording.sensing(step) for recording in running],
+            [recording.instruction for recording in running],
+            noise_BHA=np.stack([keyed.normal(seed, "evaluation", item.uid, step, shape=shape) for item in running]),
+            memory=memory,
+            num_steps=num_steps,
         )
-        noise_BHA = np.stack([keyed.normal(seed, "evaluation", item.uid, step, shape=shape) for item in running])
-        predicted_BHA, memory = inference.predict(bundle, obs, noise_BHA=noise_BHA, memory=memory, num_steps=num_steps)
         for chunk_THA, predicted_HA in zip(chunks, predicted_BHA, strict=False):
             chunk_THA[step] = predicted_HA
     return chunks

@@ -13,7 +13,7 @@ from jaxtyping import Float32, Float64
 from vla import artifacts
 from vla.evaluation import plots
 from vla.evaluation.playback import Recording
-from vla.models.bundle import Bundle
+from vla.normalization import Statistics
 
 PLOTTED_TASKS = 30
 """Bars in the figure of tasks; the table has them all."""
@@ -52,24 +52,22 @@ def write(
     result: Mapping[str, Any],
     baseline: Mapping[str, Any],
     trajectories: Sequence[Trajectory],
-    bundle: Bundle,
+    names: Sequence[str],
+    recorded: Statistics,
 ) -> None:
-    """Write the folder `path`: figures and `report.html`. `result` is the content of evaluation.json."""
+    """Write the folder `path`: figures and `report.html`. `result` is the content of evaluation.json.
+
+    `names` and `recorded` are those of the action dimensions and of the recorded actions of the train split.
+    """
     with artifacts.new_directory(path) as folder:
-        figures = _draw(folder, result=result, baseline=baseline, trajectories=trajectories, bundle=bundle)
+        figures = _draw_errors(folder, result=result, baseline=baseline)
+        figures |= _draw_trajectories(folder, trajectories, names=names, recorded=recorded)
         page = _page(result, {title: folder / name for title, name in figures.items()})
         (folder / "report.html").write_text(page, encoding="utf-8")
 
 
-def _draw(
-    folder: Path,
-    *,
-    result: Mapping[str, Any],
-    baseline: Mapping[str, Any],
-    trajectories: Sequence[Trajectory],
-    bundle: Bundle,
-) -> dict[str, str]:
-    """Draw all figures into `folder`; title -> file name, in the order of the page."""
+def _draw_errors(folder: Path, *, result: Mapping[str, Any], baseline: Mapping[str, Any]) -> dict[str, str]:
+    """Draw the errors into `folder`; title -> file name, in the order of the page."""
     label = "mean absolute error (raw units)"
     tasks = sorted(result["per_task"].items(), key=lambda item: -item[1]["error_ratio"])[:PLOTTED_TASKS]
     plots.error_bars(
@@ -90,21 +88,31 @@ def _draw(
         mae=[row["mae"] for row in result["per_horizon_step"]],
         baseline=[row["mae"] for row in baseline["per_horizon_step"]],
     )
-    figures = {
+    return {
         "Error per task": "error_per_task.png",
         "Error per action dimension": "error_per_dimension.png",
         "Error per step of the predicted chunk": "error_per_horizon_step.png",
     }
+
+
+def _draw_trajectories(
+    folder: Path, trajectories: Sequence[Trajectory], *, names: Sequence[str], recorded: Statistics
+) -> dict[str, str]:
+    """Draw one figure per episode into `folder`; title -> file name."""
+    # Statistics of other projects may lack the extremes; three deviations show about as much.
+    low_A = recorded.mean - 3 * recorded.std if recorded.min is None else recorded.min
+    high_A = recorded.mean + 3 * recorded.std if recorded.max is None else recorded.max
+    figures = {}
     for item in sorted(trajectories, key=lambda item: item.episode_id):
         title, name = f"Episode {item.episode_id}: {item.instruction}", f"episode_{item.episode_id:06d}.png"
         plots.trajectory(
             folder / name,
             title=title,
-            names=bundle.config.action_names,
+            names=names,
             seconds_T=item.seconds_T,
             true_TA=item.true_TA,
             predicted_TA=item.predicted_TA,
-            range_A2=np.stack([bundle.norm_stats.actions.min, bundle.norm_stats.actions.max], axis=1),
+            range_A2=np.stack([low_A, high_A], axis=1),
         )
         figures[title] = name
     return figures

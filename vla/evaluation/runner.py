@@ -61,8 +61,9 @@ class PolicyRunner:
         noise_BHA = np.stack(
             [keyed.normal(self._seed, "rollout", uid, self._replanned, shape=shape) for uid in self._episodes]
         )
-        obs = inference.observe_sensed(self._bundle, sensed, self._instructions)
-        chunk_BHA, self._memory = inference.predict(self._bundle, obs, noise_BHA=noise_BHA, memory=self._memory)
+        chunk_BHA, self._memory = inference.predict(
+            self._bundle, sensed, self._instructions, noise_BHA=noise_BHA, memory=self._memory
+        )
         self._queue_BHA = chunk_BHA[:, : self._execute_horizon]
         self._replanned += 1
 

@@ -1,7 +1,7 @@
 """From raw sensing to raw actions with a bundle: the one path that evaluation, rollouts and serving share."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -16,30 +16,18 @@ from vla.terms import Sensing
 from vla.transforms import resize
 
 
-def observe(
-    bundle: Bundle,
-    *,
-    images: Mapping[str, UInt8[np.ndarray, "B Y X 3"]],
-    state_BS: Float32[np.ndarray, "B S"],
-    instructions: Sequence[str],
-    time_B: Float32[np.ndarray, "B"],
-) -> Observation:
-    """One step of B raw observations as a policy's input (T = 1)."""
-    if state_BS.shape[1:] != (bundle.spec.state_dim,):
-        raise DataError(
-            f"state: expected {bundle.spec.state_dim} values ({', '.join(bundle.config.state_names)}), "
-            f"found {state_BS.shape[1]}."
-        )
-    batch, views = len(state_BS), len(bundle.spec.views)
+def observe(bundle: Bundle, sensed: Sequence[Sensing], instructions: Sequence[str]) -> Observation:
+    """What B robots or environments sense now, as a policy's input (T = 1); image sizes may differ between them."""
+    state_BS = raw_state(bundle, sensed)
     ids, pads = zip(*(bundle.processor.tokenize(text) for text in instructions), strict=True)
     return Observation(
-        images_BTVCYX=torch.from_numpy(bundle.processor.images(images)[:, None]),
-        image_is_pad_BTV=torch.zeros(batch, 1, views, dtype=torch.bool),
+        images_BTVCYX=torch.from_numpy(bundle.processor.images(_images(bundle, sensed))[:, None]),
+        image_is_pad_BTV=torch.zeros(len(sensed), 1, len(bundle.spec.views), dtype=torch.bool),
         state_BTS=torch.from_numpy(bundle.processor.state.forward(state_BS, clip=True)[:, None]),
         tokens_BTL=torch.from_numpy(np.stack(ids)[:, None]),
         token_is_pad_BTL=torch.from_numpy(np.stack(pads)[:, None]),
-        step_is_pad_BT=torch.zeros(batch, 1, dtype=torch.bool),
-        time_BT=torch.from_numpy(time_B.astype(np.float32)[:, None]),
+        step_is_pad_BT=torch.zeros(len(sensed), 1, dtype=torch.bool),
+        time_BT=torch.tensor([[item.time] for item in sensed], dtype=torch.float32),
         depth_BTVYX=None,
         intrinsics_BTV33=None,
         poses_BTV44=None,
@@ -47,27 +35,21 @@ def observe(
     )
 
 
-def observe_sensed(bundle: Bundle, sensed: Sequence[Sensing], instructions: Sequence[str]) -> Observation:
-    """What B robots or environments sense now, as a policy's input; image sizes may differ between them."""
-    images: dict[str, UInt8[np.ndarray, "B Y X 3"]] = {}
-    for view in bundle.spec.views:
-        missing = [index for index, item in enumerate(sensed) if view not in item.images]
-        if missing:
-            found = ", ".join(sensed[missing[0]].images) or "none"
-            raise DataError(f"images: expected the views {', '.join(bundle.spec.views)}, found {found}. Add {view}.")
-        images[view] = np.concatenate([resize(item.images[view][None], bundle.spec.image_size) for item in sensed])
-    return observe(
-        bundle,
-        images=images,
-        state_BS=np.stack([item.state_S for item in sensed]),
-        instructions=instructions,
-        time_B=np.array([item.time for item in sensed], dtype=np.float32),
-    )
+def raw_state(bundle: Bundle, sensed: Sequence[Sensing]) -> Float32[np.ndarray, "B S"]:
+    """The states as sensed; raises DataError when they are not of the policy's robot."""
+    for item in sensed:
+        if item.state_S.shape != (bundle.spec.state_dim,):
+            raise DataError(
+                f"state: expected {bundle.spec.state_dim} values ({', '.join(bundle.config.state_names)}), "
+                f"found {item.state_S.size}. Give them all."
+            )
+    return np.stack([item.state_S for item in sensed])
 
 
 def predict(
     bundle: Bundle,
-    obs: Observation,
+    sensed: Sequence[Sensing],
+    instructions: Sequence[str],
     *,
     noise_BHA: Float32[np.ndarray, "B H A"],
     memory: Memory | None = None,
@@ -77,12 +59,13 @@ def predict(
 
     Raises CheckpointError when the policy answers with numbers that are not finite.
     """
+    obs = observe(bundle, sensed, instructions)
     device = next(bundle.policy.parameters()).device
     if memory is None:
         memory = bundle.policy.initial_memory(len(noise_BHA), device)
     noise = torch.from_numpy(noise_BHA).to(device)
     chunk, memory = bundle.policy.act(obs.to(device), memory, noise, num_steps or bundle.policy_config.num_steps)
-    actions_BHA = bundle.processor.actions.inverse(chunk.cpu().numpy())
+    actions_BHA = bundle.processor.restore_actions(chunk.cpu().numpy(), raw_state(bundle, sensed))
     if not np.isfinite(actions_BHA).all():
         raise CheckpointError(
             f"{bundle.path}: expected finite actions, found NaN or infinite ones: its training diverged. "
@@ -100,7 +83,7 @@ def predict_alone(
     """
     noise_HA = keyed.normal(seed, "predict", shape=(bundle.spec.action_horizon, bundle.spec.action_dim))
     noise_BHA = np.repeat(noise_HA[None], len(sensed), axis=0)
-    chunks, _ = predict(bundle, observe_sensed(bundle, sensed, instructions), noise_BHA=noise_BHA)
+    chunks, _ = predict(bundle, sensed, instructions, noise_BHA=noise_BHA)
     return chunks
 
 
@@ -124,3 +107,15 @@ def read_state(bundle: Bundle, values: Sequence[float] | None, *, where: str) ->
     if not np.isfinite(state_S).all():
         raise DataError(f"{where}: expected finite state values, found {state_S.tolist()}. Correct them.")
     return state_S
+
+
+def _images(bundle: Bundle, sensed: Sequence[Sensing]) -> dict[str, UInt8[np.ndarray, "B Y X 3"]]:
+    """The policy's views at its size; raises DataError when one is missing."""
+    images: dict[str, UInt8[np.ndarray, "B Y X 3"]] = {}
+    for view in bundle.spec.views:
+        missing = [index for index, item in enumerate(sensed) if view not in item.images]
+        if missing:
+            found = ", ".join(sensed[missing[0]].images) or "none"
+            raise DataError(f"images: expected the views {', '.join(bundle.spec.views)}, found {found}. Add {view}.")
+        images[view] = np.concatenate([resize(item.images[view][None], bundle.spec.image_size) for item in sensed])
+    return images
