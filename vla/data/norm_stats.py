@@ -1,37 +1,60 @@
-"""Stage norm_stats: exact statistics of state and actions over every step of the train split.
+"""Stage norm_stats: exact statistics of state and actions over the steps of the train split, no image decoded.
 
-Two scans over the numeric columns, no image decoded: the first takes count, sum, extremes and the upper digits of
-the quantiles, the second the squares about the mean and the lower digits. Memory grows with the number of dimensions;
-`norm_stats.memory_bytes` only decides whether the columns are read once and kept, or read twice.
+What is counted is what training normalises: steps of a mixture in the shares that its sources are drawn in, and the
+differences of delta actions over all steps of all chunks. With `weighting: chunks` an action counts as often as it
+stands in a chunk, the repeated last one of an episode included, which is how openpi counts. The actions as recorded
+are measured besides, every step once: the scale by which policies are compared, whatever their normalisation.
+
+Columns that fit `norm_stats.memory_bytes` are read once and kept, larger ones are read twice; the numbers are equal.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, get_args
 
 import numpy as np
-from jaxtyping import Float32
-from pydantic import Field
+from jaxtyping import Float32, Int64
+from pydantic import ConfigDict, Field
 
 from vla import config
 from vla.data.episodes import EpisodeTable
 from vla.data.manifest import Manifest
-from vla.data.quantiles import OrderStatistics, interpolate, ranks_around
+from vla.data.moments import QUANTILES, Rows, measure
 from vla.data.sources import DataConfig, open_dataset
+from vla.data.weighting import chunk_counts, source_counts
+from vla.delta import Delta, DeltaRanges
 from vla.errors import DataError
 from vla.formats import Recordings
-from vla.normalization import NormStats, Statistics
-from vla.terms import Steps
+from vla.normalization import Method, Normalize, NormStats, Quantity, Statistics
 
-QUANTILES = {"q01": 0.01, "q50": 0.5, "q99": 0.99}
-Blocks = Callable[[], Iterable[Float32[np.ndarray, "N D"]]]
+logger = logging.getLogger(__name__)
 
 
 class NormStatsConfig(config.Config):
     """Section `norm_stats`."""
 
+    weighting: Literal["steps", "chunks"]
+    """How often an action counts: once, or once for every chunk that it stands in."""
     memory_bytes: Annotated[int, Field(ge=0)]
     """Numeric columns up to this size are kept between the two scans; the numbers do not depend on it."""
+
+
+class PolicyHorizon(config.Config):
+    """The one key of section `policy` that this stage reads: another key may change without running it again."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    action_horizon: Annotated[int, Field(gt=0)]
+
+
+class DeltaActions(config.Config):
+    """The one key of section `transforms` that this stage reads."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    delta_actions: DeltaRanges = ()
 
 
 class Config(config.Config):
@@ -39,83 +62,137 @@ class Config(config.Config):
 
     data: DataConfig
     norm_stats: NormStatsConfig
+    policy: PolicyHorizon
+    transforms: DeltaActions
+
+
+@dataclass(frozen=True, slots=True)
+class Counting:
+    """What counts, and how often."""
+
+    sources: dict[str, int]
+    """Source -> as how many equal steps each of its steps counts."""
+    horizon: int
+    chunks: bool = False
+    """Whether actions count once for every chunk that they stand in."""
+    delta: DeltaRanges = ()
+
+    @property
+    def plain(self) -> bool:
+        """Whether every action counts once."""
+        return not self.chunks and set(self.sources.values()) == {1}
 
 
 def run(cfg: Config, *, dataset: Path, episodes: Path, norm_stats: Path) -> None:
     """Write the statistics of the train split of `episodes` and what they were computed from."""
     data = open_dataset(cfg.data, dataset)
     table = EpisodeTable.read(episodes, "train")
-    state, actions = measure_episodes(data, table, memory_bytes=cfg.norm_stats.memory_bytes)
-    provenance: dict[str, str | int] = {
+    counting = Counting(
+        source_counts(table, {name: source.weight for name, source in cfg.data.sources.items()}),
+        cfg.policy.action_horizon,
+        chunks=cfg.norm_stats.weighting == "chunks",
+        delta=cfg.transforms.delta_actions,
+    )
+    stats = measure_episodes(data, table, counting, memory_bytes=cfg.norm_stats.memory_bytes)
+    provenance = {
         "data_name": cfg.data.name,
         "dataset_digest": Manifest.read(dataset).digest,
         "episodes_digest": table.digest,
         "episodes": len(table),
-        "steps": state.count,
+        "steps": int(table.length_E.sum()),
+        "state_names": list(data.schema.state_names),
+        "action_names": list(data.schema.action_names),
+        "weighting": cfg.norm_stats.weighting,
+        "delta_actions": cfg.transforms.plain()["delta_actions"],
+        # A horizon that enters no number would make equal statistics look different.
+        **({"action_horizon": counting.horizon} if counting.chunks or counting.delta else {}),
+        **({"sources": counting.sources} if len(counting.sources) > 1 else {}),
     }
-    NormStats(state, actions, provenance).write(norm_stats)
+    stats = replace(stats, provenance=provenance)
+    _report_degenerate(stats)
+    stats.write(norm_stats)
 
 
-def measure_episodes(data: Recordings, table: EpisodeTable, *, memory_bytes: int) -> tuple[Statistics, Statistics]:
-    """Statistics of state and of actions over all steps of the table's episodes, each step counted once."""
-    state_dim, action_dim = data.schema.state_dim, data.schema.action_dim
+def measure_episodes(data: Recordings, table: EpisodeTable, counting: Counting, *, memory_bytes: int) -> NormStats:
+    """Statistics over the steps of the table's episodes, without provenance."""
+    schema = data.schema
+    delta = Delta.make(counting.delta, state_dim=schema.state_dim, action_dim=schema.action_dim)
+    fits = int(table.length_E.sum()) * (schema.state_dim + schema.action_dim) * 4 <= memory_bytes
+    kept = list(_read(data, table)) if fits else None
 
-    def scan() -> Iterator[Float32[np.ndarray, "T D"]]:
-        for episode_id in table.episode_id_E.tolist():
-            yield _columns(data, episode_id)
+    def scan() -> Iterator[tuple[str, Rows]]:
+        for episode in _read(data, table) if kept is None else kept:
+            yield from _rows(episode, counting, delta)
 
-    fits = int(table.length_E.sum()) * (state_dim + action_dim) * 4 <= memory_bytes
-    kept = list(scan()) if fits else None
-    both = measure(scan if kept is None else lambda: kept, dims=state_dim + action_dim)
-    return _dimensions(both, slice(state_dim)), _dimensions(both, slice(state_dim, None))
-
-
-def measure(blocks: Blocks, *, dims: int) -> Statistics:
-    """Statistics of each dimension over the rows of all blocks; `blocks` is called twice and gives equal rows."""
-    ordered = OrderStatistics(dims)
-    count, total = 0, np.zeros(dims)
-    low, high = np.full(dims, np.inf), np.full(dims, -np.inf)
-    for block_ND in blocks():
-        count += len(block_ND)
-        total += block_ND.sum(axis=0, dtype=np.float64)
-        low, high = (
-            np.minimum(low, block_ND.min(axis=0, initial=np.inf)),
-            np.maximum(high, block_ND.max(axis=0, initial=-np.inf)),
-        )
-        ordered.count_upper(block_ND)
-    if not count:
-        raise DataError("norm_stats: expected at least one step in the train split, found none.")
-    mean = total / count
-
-    below_Q, above_Q, fraction_Q = ranks_around(np.array(list(QUANTILES.values())), count)
-    ordered.choose(np.concatenate([below_Q, above_Q]))
-    squares = np.zeros(dims)
-    for block_ND in blocks():
-        squares += np.square(block_ND - mean).sum(axis=0)
-        ordered.count_lower(block_ND)
-    # Adding zero turns -0.0 into 0.0, so that equal statistics are written as equal bytes.
-    below_QD, above_QD = np.split(ordered.values().astype(np.float64) + 0.0, 2)
-    quantiles = dict(zip(QUANTILES, interpolate(below_QD, above_QD, fraction_Q), strict=True))
-    return Statistics(mean=mean, std=np.sqrt(squares / count), min=low + 0.0, max=high + 0.0, count=count, **quantiles)
+    dims = {"state": schema.state_dim, "recorded actions": schema.action_dim}
+    if not counting.plain:
+        dims["actions"] = schema.action_dim
+    if len(delta):
+        dims["delta actions"] = len(delta)
+    found = measure(scan, dims)
+    actions = found.get("actions", found["recorded actions"])
+    if len(delta):
+        actions = _replaced(actions, delta.actions_K, found["delta actions"])
+    return NormStats(found["state"], actions, {}, found["recorded actions"])
 
 
-def _columns(data: Recordings, episode_id: int) -> Float32[np.ndarray, "T D"]:
-    """State and actions of an episode side by side; raises DataError where one is NaN or infinite."""
-    steps: Steps = data.steps(episode_id)
-    columns_TD = np.concatenate([steps.state_TS, steps.actions_TA], axis=1)
-    wrong_TD = ~np.isfinite(columns_TD)
-    if wrong_TD.any():
-        step, dimension = np.argwhere(wrong_TD)[0].tolist()
-        names = [*(f"state {name}" for name in data.schema.state_names)]
-        names += [f"action {name}" for name in data.schema.action_names]
+@dataclass(frozen=True, slots=True)
+class _Episode:
+    source: str
+    state_TS: Float32[np.ndarray, "T S"]
+    actions_TA: Float32[np.ndarray, "T A"]
+
+
+def _read(data: Recordings, table: EpisodeTable) -> Iterator[_Episode]:
+    """The numeric columns of all episodes; raises DataError where a number is NaN or infinite."""
+    for episode_id, source in zip(table.episode_id_E.tolist(), table.source_E.tolist(), strict=True):
+        steps = data.steps(episode_id)
+        _check_finite(steps.state_TS, "state", data.schema.state_names, episode_id)
+        _check_finite(steps.actions_TA, "action", data.schema.action_names, episode_id)
+        yield _Episode(table.sources[source], steps.state_TS, steps.actions_TA)
+
+
+def _check_finite(values_TD: Float32[np.ndarray, "T D"], what: str, names: Sequence[str], episode_id: int) -> None:
+    finite_TD = np.isfinite(values_TD)
+    if not finite_TD.all():
+        step, dim = np.argwhere(~finite_TD)[0].tolist()
         raise DataError(
-            f"episode {episode_id}, step {step}: expected a finite number for {names[dimension]}, found "
-            f"{columns_TD[step, dimension]}. Set validate.on_bad_episode to quarantine, or repair the data."
+            f"episode {episode_id}, step {step}: expected a finite number for {what} {names[dim]}, found "
+            f"{values_TD[step, dim]}. Set validate.on_bad_episode to quarantine, or repair the data."
         )
-    return columns_TD
 
 
-def _dimensions(stats: Statistics, part: slice) -> Statistics:
-    """The statistics of some of the dimensions."""
-    arrays = {name: getattr(stats, name)[part] for name in ("mean", "std", "min", "max", *QUANTILES)}
+def _rows(episode: _Episode, counting: Counting, delta: Delta) -> Iterator[tuple[str, Rows]]:
+    """What an episode adds to each quantity."""
+    state_TS, actions_TA, once = episode.state_TS, episode.actions_TA, counting.sources[episode.source]
+    length, horizon = len(actions_TA), counting.horizon
+    yield "state", Rows.once(state_TS, once)
+    yield "recorded actions", Rows.once(actions_TA)
+    if not counting.plain:
+        counts_T = chunk_counts(length, horizon) if counting.chunks else np.ones(length, dtype=np.int64)
+        yield "actions", Rows(actions_TA, counts_T * once)
+    for ahead in range(horizon if len(delta) else 0):
+        # Chunks that reach past the end repeat the last action, or have no action there.
+        starts = length if counting.chunks else max(length - ahead, 0)
+        reached_N = np.minimum(np.arange(starts) + ahead, length - 1)
+        yield "delta actions", Rows.once(delta.differences(actions_TA[reached_N], state_TS[:starts]), once)
+
+
+def _replaced(stats: Statistics, dims: Int64[np.ndarray, "K"], by: Statistics) -> Statistics:
+    """The statistics with some dimensions taken from others; the count stays."""
+    arrays = {name: getattr(stats, name).copy() for name in ("mean", "std", "min", "max", *QUANTILES)}
+    for name, array in arrays.items():
+        array[dims] = getattr(by, name)
     return Statistics(**arrays, count=stats.count)
+
+
+def _report_degenerate(stats: NormStats) -> None:
+    """Name the dimensions that a method would map to a constant."""
+    for quantity in get_args(Quantity):
+        values, names = stats.of(quantity), np.array(stats.names(quantity))
+        still: dict[tuple[str, ...], list[Method]] = {}
+        for method in get_args(Method):
+            still.setdefault(tuple(names[Normalize(values, method).degenerate].tolist()), []).append(method)
+        for found, methods in still.items():
+            if found:
+                logger.warning("%s: constant by %s: %s", quantity, ", ".join(methods), ", ".join(found))

@@ -1,52 +1,58 @@
-"""Exact order statistics of float32 columns in two scans, in memory that does not grow with the number of rows.
+"""Exact order statistics of a float32 column of weighted rows, in two scans and in memory that does not grow with them.
 
 A radix over keys that sort like the floats: the first scan counts the upper 16 bits of every value, which tells the
 bucket of each wanted rank; the second counts the lower 16 bits inside those buckets. The price is the second scan and
-0.5 MB per dimension for the first, as much again for every wanted rank. Sketches would need one scan and less memory,
-but give other numbers than numpy.
+0.5 MB for the first, as much again for every wanted bucket. Sketches would need one scan and less memory, but give
+other numbers than numpy; numpy's own selection takes twice the time in memory (18 against 8 ns per value) and knows no
+weights.
 """
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int64, UInt32
+from jaxtyping import Float32, Float64, Int64, UInt16, UInt32
 
 BUCKETS = 1 << 16
+LARGEST = 1 << 53
+"""Counts below this are exact in float64, in which numpy adds up weights."""
 
 
 class OrderStatistics:
-    """Values at given ranks of each dimension: `count_upper` all rows, `choose` ranks, `count_lower` all rows again."""
+    """Values at given ranks of one column: `count_upper` all rows, `choose` ranks, `count_lower` all rows again.
 
-    def __init__(self, dims: int) -> None:
-        self._dims = dims
-        self._upper_DK = np.zeros((dims, BUCKETS), dtype=np.int64)
-        self._bucket_RD = np.zeros((0, dims), dtype=np.int64)
-        self._rank_RD = np.zeros((0, dims), dtype=np.int64)
-        self._lower_RDK = np.zeros((0, dims, BUCKETS), dtype=np.int64)
+    A row of weight w counts as w equal rows. Weights are whole numbers, and all calls together stay below `LARGEST`.
+    """
 
-    def count_upper(self, values_ND: Float32[np.ndarray, "N D"]) -> None:
-        upper_ND = _keys(values_ND) >> 16
-        np.add.at(self._upper_DK.reshape(-1), _cells(upper_ND).reshape(-1), 1)
+    def __init__(self) -> None:
+        self._upper_K = np.zeros(BUCKETS, dtype=np.int64)
+        self._lower: dict[int, Int64[np.ndarray, K]] = {}
+        """Bucket of the upper digits -> counts of the lower ones in it."""
+        self._place_R: list[tuple[int, int]] = []
+        """Bucket of each wanted rank, and the rank within it."""
+
+    def count_upper(self, values_N: Float32[np.ndarray, "N"], weight_N: Float64[np.ndarray, "N"]) -> None:
+        self._upper_K += _tally(_upper(_keys(values_N)), weight_N)
 
     def choose(self, ranks_R: Int64[np.ndarray, "R"]) -> None:
         """Ranks counted from 0 at the smallest value."""
-        up_to_DK = np.cumsum(self._upper_DK, axis=1)
-        rank_RD = np.repeat(ranks_R[:, None], self._dims, axis=1)
-        self._bucket_RD = _first_above(up_to_DK, rank_RD)
-        before_DK = up_to_DK - self._upper_DK
-        self._rank_RD = rank_RD - before_DK[np.arange(self._dims), self._bucket_RD]
-        self._lower_RDK = np.zeros((len(ranks_R), self._dims, BUCKETS), dtype=np.int64)
+        up_to_K = np.cumsum(self._upper_K)
+        bucket_R = np.searchsorted(up_to_K, ranks_R, side="right")
+        within_R = ranks_R - (up_to_K - self._upper_K)[bucket_R]
+        self._place_R = list(zip(bucket_R.tolist(), within_R.tolist(), strict=True))
+        self._lower = {bucket: np.zeros(BUCKETS, dtype=np.int64) for bucket, _ in self._place_R}
 
-    def count_lower(self, values_ND: Float32[np.ndarray, "N D"]) -> None:
-        keys_ND = _keys(values_ND)
-        cells_ND = _cells(keys_ND & (BUCKETS - 1))
-        for bucket_D, lower_DK in zip(self._bucket_RD, self._lower_RDK, strict=True):
-            np.add.at(lower_DK.reshape(-1), cells_ND[keys_ND >> 16 == bucket_D], 1)
+    def count_lower(self, values_N: Float32[np.ndarray, "N"], weight_N: Float64[np.ndarray, "N"]) -> None:
+        keys_N = _keys(values_N)
+        upper_N = _upper(keys_N)
+        for bucket in self._lower:
+            inside = np.flatnonzero(upper_N == np.uint16(bucket))
+            self._lower[bucket] += _tally(keys_N[inside].astype(np.uint16), weight_N[inside])
 
-    def values(self) -> Float32[np.ndarray, "R D"]:
+    def values(self) -> Float32[np.ndarray, "R"]:
         """The value at each chosen rank, in the order of the ranks."""
-        up_to_RDK = np.cumsum(self._lower_RDK, axis=2)
-        pairs = zip(up_to_RDK, self._rank_RD[:, None], strict=True)
-        lower_RD = np.concatenate([_first_above(up_to_DK, rank_1D) for up_to_DK, rank_1D in pairs])
-        return _floats((self._bucket_RD * BUCKETS + lower_RD).astype(np.uint32))
+        up_to = {bucket: np.cumsum(lower_K) for bucket, lower_K in self._lower.items()}
+        keys = [
+            bucket * BUCKETS + int(np.searchsorted(up_to[bucket], rank, side="right")) for bucket, rank in self._place_R
+        ]
+        return _floats(np.array(keys, dtype=np.uint32))
 
 
 def ranks_around(
@@ -59,33 +65,28 @@ def ranks_around(
 
 
 def interpolate(
-    below_QD: Float64[np.ndarray, "Q D"], above_QD: Float64[np.ndarray, "Q D"], fraction_Q: Float64[np.ndarray, "Q"]
-) -> Float64[np.ndarray, "Q D"]:
+    below_Q: Float64[np.ndarray, "Q"], above_Q: Float64[np.ndarray, "Q"], fraction_Q: Float64[np.ndarray, "Q"]
+) -> Float64[np.ndarray, "Q"]:
     """Linear interpolation, rounded as numpy's quantile rounds it: counted from the nearer of the two values."""
-    fraction_Q1 = fraction_Q[:, None]
-    gap_QD = above_QD - below_QD
-    return np.where(fraction_Q1 < 0.5, below_QD + gap_QD * fraction_Q1, above_QD - gap_QD * (1 - fraction_Q1))
+    gap_Q = above_Q - below_Q
+    return np.where(fraction_Q < 0.5, below_Q + gap_Q * fraction_Q, above_Q - gap_Q * (1 - fraction_Q))
 
 
-def _keys(values: Float32[np.ndarray, "*shape"]) -> UInt32[np.ndarray, "*shape"]:
+def _keys(values_N: Float32[np.ndarray, "N"]) -> UInt32[np.ndarray, "N"]:
     """Unsigned integers that sort like the floats: IEEE 754 magnitudes, mirrored below zero."""
-    bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
-    return np.where(bits >> 31, ~bits, bits | np.uint32(1 << 31))
+    negative_N = (values_N.view(np.int32) >> 31).view(np.uint32)  # all bits of the sign
+    return values_N.view(np.uint32) ^ (negative_N | np.uint32(1 << 31))
 
 
-def _floats(keys: UInt32[np.ndarray, "*shape"]) -> Float32[np.ndarray, "*shape"]:
-    bits = np.where(keys >> 31, keys & np.uint32((1 << 31) - 1), ~keys)
+def _floats(keys_N: UInt32[np.ndarray, "N"]) -> Float32[np.ndarray, "N"]:
+    bits = np.where(keys_N >> 31, keys_N & np.uint32((1 << 31) - 1), ~keys_N)
     return bits.view(np.float32)
 
 
-def _cells(digits_ND: UInt32[np.ndarray, "N D"]) -> Int64[np.ndarray, "N D"]:
-    """Place of each (dimension, digit) in a flat table of counters."""
-    return digits_ND.astype(np.int64) + np.arange(digits_ND.shape[1]) * BUCKETS
+def _upper(keys_N: UInt32[np.ndarray, "N"]) -> UInt16[np.ndarray, "N"]:
+    return (keys_N >> 16).astype(np.uint16)
 
 
-def _first_above(up_to_DK: Int64[np.ndarray, "D K"], rank_RD: Int64[np.ndarray, "R D"]) -> Int64[np.ndarray, "R D"]:
-    """Per dimension, the first bucket whose running count exceeds the rank."""
-    columns = [
-        np.searchsorted(up_to_K, rank_R, side="right") for up_to_K, rank_R in zip(up_to_DK, rank_RD.T, strict=True)
-    ]
-    return np.stack(columns, axis=1)
+def _tally(digits_N: UInt16[np.ndarray, "N"], weight_N: Float64[np.ndarray, "N"]) -> Int64[np.ndarray, "K"]:
+    """How often each digit counts."""
+    return np.bincount(digits_N, weights=weight_N, minlength=BUCKETS).astype(np.int64)
