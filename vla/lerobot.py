@@ -1,19 +1,14 @@
-"""What all versions of the LeRobot dataset format share: `info.json` and the way columns hold numbers and images.
+"""What all versions of the LeRobot dataset format describe in `meta/info.json`: the columns and where the files lie.
 
-Public datasets differ in details (fps as 20.0, names as a list, a dict or nothing, images declared channels first), all
-of which are accepted; what would change the meaning of a number is an error.
+Public datasets differ in details (fps as 20.0, names as a list, a list of lists, a dict or nothing, shapes missing,
+images declared channels first), all of which are accepted; what would change the meaning of a number is an error.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
-
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-from jaxtyping import Float32
 
 from vla import artifacts
 from vla.columns import Columns
@@ -22,6 +17,13 @@ from vla.folder import Folder
 from vla.registry import did_you_mean
 
 INFO = "meta/info.json"
+CAMERAS = ("image", "video")
+OWN_COLUMNS = ("timestamp", "frame_index", "episode_index", "index")
+"""Columns of every dataset that number its rows."""
+TELLING = ("task_description", "instruction", "language", "task")
+"""Words in the name of a column that says what to do, the most telling first."""
+CHUNK_SIZE = 1000
+"""Files per folder where `chunks_size` does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +34,13 @@ class Info:
     fps: float
     robot: str
     features: Mapping[str, Mapping[str, Any]]
-    """Column -> `dtype`, `shape` and `names`."""
+    """Column -> `dtype`, `shape`, `names` and, for video, how it is encoded."""
     data_path: str
     video_path: str | None
+    chunk_size: int
+    episodes: int | None
+    steps: int | None
+    """Totals; None where the file does not say."""
 
     @classmethod
     def read(cls, folder: Folder, *, version: str) -> Self:
@@ -45,7 +51,7 @@ class Info:
         if not found.startswith(version):
             raise DataError(f"{path}: expected codebase_version {version}x, found {found}. Set data.format to match.")
         missing = [key for key in ("fps", "features", "data_path") if not values.get(key)]
-        if missing or not isinstance(values["features"], dict) or not float(values["fps"]) > 0:
+        if missing or not _are_features(values["features"]) or not _is_positive(values["fps"]):
             raise DataError(
                 f"{path}: expected fps, features and data_path, found {', '.join(values)}. Repair the file."
             )
@@ -56,6 +62,9 @@ class Info:
             features=values["features"],
             data_path=str(values["data_path"]),
             video_path=values.get("video_path"),
+            chunk_size=_count(values.get("chunks_size")) or CHUNK_SIZE,
+            episodes=_count(values.get("total_episodes")),
+            steps=_count(values.get("total_frames")),
         )
 
     def feature(self, column: str) -> Mapping[str, Any]:
@@ -68,79 +77,166 @@ class Info:
             )
         return self.features[column]
 
+    @property
+    def cameras(self) -> list[str]:
+        return [name for name, feature in self.features.items() if feature["dtype"] in CAMERAS]
+
     def is_video(self, column: str) -> bool:
         return bool(self.feature(column)["dtype"] == "video")
+
+    def is_task_index(self, column: str) -> bool:
+        """Whether a column is known to hold the index of a task, whose texts an episode's metadata list."""
+        return column == "task_index" or str(self.features.get(column, {}).get("dtype")).startswith("int")
+
+    def encoding(self, column: str) -> dict[str, Any]:
+        """How a video is encoded: `info`, which older writers call `video_info`."""
+        feature = self.feature(column)
+        return {**(feature.get("video_info") or {}), **(feature.get("info") or {})}
+
+    def is_depth(self, column: str) -> bool:
+        """Whether a camera's pixels are distances by its encoding."""
+        encoding = self.encoding(column)
+        return bool(encoding.get("is_depth_map") or encoding.get("video.is_depth_map"))
 
     def names(self, column: str) -> tuple[str, ...]:
         """One name per dimension of a numeric column: the dataset's own, else `column_0`, `column_1`, ..."""
         feature = self.feature(column)
-        shape = feature["shape"]
-        if feature["dtype"] in ("image", "video", "string") or len(shape) != 1:
+        names = list(_flat(feature.get("names")))
+        shape = feature.get("shape") or [len(names) or 1]
+        if feature["dtype"] in (*CAMERAS, "string") or len(shape) != 1:
             raise DataError(
                 f"{self.path}: {column}: expected a column of vectors, found {feature['dtype']} of shape {shape}. "
                 f"Correct data.columns."
             )
-        names = feature.get("names")
-        if isinstance(names, dict):
-            names = next(iter(names.values()), None) if len(names) == 1 else list(names)
-        if isinstance(names, list) and len(names) == shape[0]:
-            return tuple(str(name) for name in names)
-        return tuple(f"{column}_{index}" for index in range(shape[0]))
+        if not isinstance(shape[0], int):
+            raise DataError(
+                f"{self.path}: {column}: expected vectors of one length, found rows of varying length "
+                f"(shape {shape}), which cannot be used. Take it out of data.columns."
+            )
+        return tuple(names) if len(names) == shape[0] else tuple(f"{column}_{index}" for index in range(shape[0]))
 
     def image_size(self, column: str) -> tuple[int, int]:
         """Rows, columns of a camera's images."""
-        feature = self.feature(column)
-        shape = feature["shape"]
-        if feature["dtype"] not in ("image", "video") or len(shape) != 3:
+        if self.is_depth(column):
+            raise DataError(f"{self.path}: {column}: expected colours, found depth. Name it in data.columns.depth.")
+        return self._pixels(column)
+
+    def depth_size(self, column: str) -> tuple[int, int]:
+        """Rows, columns of depth: of a video that is said to hold it, or of a column of lists of floats."""
+        feature, shape = self.feature(column), self.feature(column).get("shape") or []
+        if self.is_video(column) and self.is_depth(column):
+            return self._pixels(column)
+        if not str(feature["dtype"]).startswith("float") or len(shape) != 2:
+            raise DataError(
+                f"{self.path}: {column}: expected depth, which is a video with is_depth_map or floats of shape "
+                f"[rows, columns], found {feature['dtype']} of shape {shape}. Correct data.columns.depth."
+            )
+        return int(shape[0]), int(shape[1])
+
+    def _pixels(self, column: str) -> tuple[int, int]:
+        feature, encoding = self.feature(column), self.encoding(column)
+        shape = feature.get("shape") or [encoding.get("video.height"), encoding.get("video.width"), 3]
+        if feature["dtype"] not in CAMERAS or len(shape) != 3 or not all(isinstance(size, int) for size in shape):
             raise DataError(
                 f"{self.path}: {column}: expected a camera, found {feature['dtype']} of shape {shape}. "
                 f"Correct data.columns.views."
             )
         rows, columns = shape[1:] if shape[0] in (1, 3) and shape[2] not in (1, 3) else shape[:2]
-        return int(rows), int(columns)
+        return rows, columns
 
     def file(self, template: str, **fields: str | int) -> Path:
         """The path, relative to the root, that a template of this file names."""
         try:
             return Path(template.format(**fields))
-        except (KeyError, IndexError, ValueError) as error:
+        except (KeyError, IndexError, ValueError, AttributeError) as error:
             raise DataError(
                 f"{self.path}: expected a path with the fields {', '.join(fields)}, found {template!r} ({error!r}). "
                 f"Repair the file."
             ) from None
 
-    def suggest_columns(self) -> Columns:
-        """The feature map that the conventional names suggest."""
-        cameras = [name for name, feature in self.features.items() if feature["dtype"] in ("image", "video")]
+    def task_columns(self) -> list[str]:
+        """The columns that could say what to do: text, and whole numbers that may index the tasks."""
+        return [
+            name
+            for name, feature in self.features.items()
+            if name not in OWN_COLUMNS
+            and not name.startswith("next.")
+            and (feature["dtype"] == "string" or str(feature["dtype"]).startswith("int"))
+            and feature.get("shape") in (None, [], [1])
+        ]
+
+    def suggest_columns(self, cameras: Sequence[str], *, several_tasks: bool) -> Columns:
+        """The feature map that the usual names suggest; cameras of depth or segmentation are left out."""
+        seen = [name for name in cameras if not self.is_depth(name) and not _is_derived(name)]
         return Columns(
-            state=next((name for name in ("observation.state", "state") if name in self.features), "observation.state"),
-            actions=next((name for name in ("action", "actions") if name in self.features), "action"),
-            views={name.rpartition(".")[2]: name for name in cameras},
+            state=self._vector("observation.state", "state"),
+            actions=self._vector("action", "actions"),
+            views=dict(zip(_short_names(seen), seen, strict=True)),
+            instruction=self._instruction() if several_tasks else None,
         )
+
+    def _instruction(self) -> str | None:
+        """The column that most likely says what to do."""
+        choices = self.task_columns()
+        likely = (name for word in TELLING for name in choices if word in name)
+        return next(likely, None)
+
+    def _vector(self, *usual: str) -> str | tuple[str, ...]:
+        """The first of the usual names that exists, else all columns below the first, else the first all the same."""
+        parts = tuple(name for name in self.features if name.startswith(f"{usual[0]}."))
+        return next((name for name in usual if name in self.features), parts or usual[0])
+
+
+def described(root: Path) -> dict[str, Any]:
+    """What the folder's `info.json` says, empty where there is none that can be read."""
+    try:
+        values = json.loads((root / INFO).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return values if isinstance(values, dict) else {}
 
 
 def version_of(root: Path) -> str:
     """The `codebase_version` of the folder's `info.json`, empty where there is none."""
-    try:
-        values = json.loads((root / INFO).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return ""
-    return str(values.get("codebase_version", "")) if isinstance(values, dict) else ""
+    return str(described(root).get("codebase_version", ""))
 
 
-def matrix(column: pa.ChunkedArray, width: int, *, where: str) -> Float32[np.ndarray, "T D"]:
-    """A column of numbers or of lists of `width` numbers; missing numbers become NaN, missing rows are an error."""
-    array = column.combine_chunks()
-    if pa.types.is_list(array.type) or pa.types.is_large_list(array.type) or pa.types.is_fixed_size_list(array.type):
-        lengths = pc.unique(pc.list_value_length(array)).to_pylist()
-        if lengths not in ([width], []):
-            raise DataError(
-                f"{where}: expected {width} numbers in each row, found rows of {lengths}. Repair the dataset."
-            )
-        array = array.flatten()
-    elif width != 1:
-        raise DataError(f"{where}: expected lists of {width} numbers, found {array.type}. Repair the dataset.")
-    if not (pa.types.is_floating(array.type) or pa.types.is_integer(array.type) or pa.types.is_boolean(array.type)):
-        raise DataError(f"{where}: expected numbers, found {array.type}. Correct data.columns.")
-    values = array.to_numpy(zero_copy_only=False).astype(np.float32)
-    return values.reshape(len(column), width)
+def _are_features(values: Any) -> bool:
+    return isinstance(values, dict) and all(isinstance(each, dict) and "dtype" in each for each in values.values())
+
+
+def _count(value: Any) -> int | None:
+    return value if isinstance(value, int) else None
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, int | float) and value > 0
+
+
+def _flat(names: Any) -> Iterator[str]:
+    """Names of dimensions, however they are nested: ["a"], [["a"]], {"motors": ["a"]}, {"a": 0}."""
+    if isinstance(names, Mapping):
+        values = list(names.values())
+        if all(isinstance(value, int) for value in values):
+            yield from sorted(names, key=lambda name: int(names[name]))
+        else:
+            for value in values:
+                yield from _flat(value)
+    elif isinstance(names, list):
+        for name in names:
+            yield from _flat(name) if isinstance(name, list | Mapping) else [str(name)]
+
+
+def _is_derived(camera: str) -> bool:
+    """Whether a camera shows something else than colours, by its name."""
+    return any(word.startswith(("depth", "seg")) for part in camera.split(".") for word in part.split("_"))
+
+
+def _short_names(cameras: list[str]) -> list[str]:
+    """The last parts of the columns' names, as few as tell them apart."""
+    parts = [camera.split(".") for camera in cameras]
+    for count in range(1, max(map(len, parts), default=1) + 1):
+        names = ["_".join(each[-count:]) for each in parts]
+        if len(set(names)) == len(names):
+            return names
+    return cameras

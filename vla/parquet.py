@@ -53,6 +53,10 @@ class ParquetRows:
         groups = [self._group(path, int(group), columns) for group in range(first, last + 1)]
         return pa.concat_tables(groups).slice(start - offset, stop - start)
 
+    def count(self, path: Path) -> int:
+        """Rows of a file."""
+        return int(self._open(path).metadata.num_rows)
+
     def group_starts(self, path: Path) -> Int64[np.ndarray, "G"]:
         """The first row of each row group: reading can begin there without decoding what lies before."""
         metadata = self._open(path).metadata

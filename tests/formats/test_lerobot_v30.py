@@ -16,6 +16,7 @@ from tests.formats.miniatures import COLUMNS, TASKS, Episode, config, demonstrat
 from vla import parquet
 from vla.columns import Columns
 from vla.errors import DataError
+from vla.folder import Folder
 from vla.formats.lerobot_v30 import LeRobotV30, open_dataset
 from vla.sim import write
 
@@ -31,7 +32,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def opened(root: Path, columns: Columns = COLUMNS) -> LeRobotV30:
-    return open_dataset(root, columns, name="test")
+    return open_dataset(Folder(root), columns, name="test")
 
 
 def change_info(root: Path, **values: Any) -> None:
@@ -71,7 +72,7 @@ def test_episodes_are_found_in_several_files_and_chunks(tmp_path: Path, monkeypa
     assert (tmp_path / "data/chunk-001/file-000.parquet").is_file()
     dataset = opened(tmp_path)
     check(dataset, episodes)
-    assert len(dataset._rows._files) == len(dataset._rows._groups) == 1
+    assert len(dataset._table_rows._files) == len(dataset._table_rows._groups) == 1
 
 
 def test_the_task_text_may_be_an_unnamed_index(root: Path) -> None:
@@ -81,7 +82,7 @@ def test_the_task_text_may_be_an_unnamed_index(root: Path) -> None:
 
 def test_a_task_table_without_text_is_an_error(root: Path) -> None:
     rewrite(root / "meta/tasks.parquet", lambda table: table.drop_columns(["task"]))
-    with pytest.raises(DataError, match="expected a column task or __index_level_0__, found task_index"):
+    with pytest.raises(DataError, match="expected a column task_index and a column task or __index_level_0__, found task_index"):
         opened(root).episodes()
 
 
@@ -277,7 +278,7 @@ def test_video_frames_have_the_statistics_that_lerobot_stored_for_their_episode(
     columns = Columns(state="observation.state", actions="action", views={"cam": "observation.images.cam"})
     root = SHARED / "written_v30_video_061"
     dataset = opened(root, columns)
-    assert Path("videos/observation.images.cam/chunk-000/file-000.mp4") in dataset.files()
+    assert Path("videos/observation.images.cam/chunk-000/file-000.mp4") in dataset.episode_files(0)
     stored = pq.read_table(root / "meta/episodes", columns=["stats/observation.images.cam/mean"])
     for episode in (0, 13, 49):
         frames = dataset.images(episode, "cam")

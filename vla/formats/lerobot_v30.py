@@ -1,27 +1,29 @@
 """LeRobot v3.0 datasets, read in place: many episodes per Parquet file, images in the table or in video files.
 
-Files by LeRobot 0.4 to 0.6 and by `vla.sim` are read. An episode's rows are found from the episode table and compared
-with their own `episode_index`, so that a file that was cut or replaced is noticed.
+Files by LeRobot 0.4 to 0.6 and by `vla.sim` are read. No Python object is made per episode, so that a million of them
+open in seconds; their statistics are read when they are asked for.
 """
 
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from jaxtyping import Float32, Int64, UInt8
+import pyarrow.parquet as pq
+from jaxtyping import Int64
 
-from vla.columns import Columns, Vector
+from vla.columns import Columns
 from vla.errors import DataError
 from vla.folder import Folder
 from vla.formats import EPISODES, Claims, Range
-from vla.images import decode_images
-from vla.lerobot import INFO, Info, matrix, version_of
-from vla.parquet import ParquetRows, read_table
-from vla.terms import DatasetSchema, Steps
-from vla.video import read_frames
+from vla.lerobot import INFO, Info, version_of
+from vla.lerobot_dataset import Clip, LeRobotDataset, Rows
+from vla.lerobot_tasks import EpisodeList
+from vla.parquet import read_table
 
+VERSION = "v3."
 TASKS, EPISODE_TABLES = "meta/tasks.parquet", "meta/episodes"
 TASK_TEXT = ("task", "__index_level_0__")
 """The text is the index of a pandas frame: LeRobot 0.6 names it, 0.4 does not."""
@@ -30,12 +32,16 @@ EPISODE_COLUMNS = ["episode_index", "length", "tasks", "data/chunk_index", "data
 
 def recognises(root: Path) -> bool:
     """Whether the folder's `info.json` says version 3."""
-    return version_of(root).startswith("v3.")
+    return version_of(root).startswith(VERSION)
 
 
 def suggest_columns(root: Path) -> Columns:
     """The feature map that the names in `info.json` suggest."""
-    return Info.read(Folder(root), version="v3.").suggest_columns()
+    folder = Folder(root)
+    info = Info.read(folder, version=VERSION)
+    counts = [pc.list_value_length(read_table(folder.path(name), ["tasks"])["tasks"]) for name in _tables(folder)]
+    several_tasks = any((pc.max(count).as_py() or 0) > 1 for count in counts)
+    return info.suggest_columns(info.cameras, several_tasks=several_tasks)
 
 
 def open_dataset(folder: Folder, columns: Columns, *, name: str) -> "LeRobotV30":
@@ -43,185 +49,113 @@ def open_dataset(folder: Folder, columns: Columns, *, name: str) -> "LeRobotV30"
     return LeRobotV30(folder, columns, name=name)
 
 
-class LeRobotV30:
+class LeRobotV30(LeRobotDataset):
     """A dataset; implements `vla.formats.Dataset`."""
 
     def __init__(self, folder: Folder, columns: Columns, *, name: str) -> None:
-        self._folder, self._root, self._columns = folder, folder.root, columns
-        self._state, self._actions = Vector.parse(columns.state), Vector.parse(columns.actions)
-        self._info = Info.read(folder, version="v3.")
-        self._rows = ParquetRows()
-        self._table = self._read_episode_table()
-        self.schema = DatasetSchema(
-            name=name,
-            format="lerobot_v30",
-            fps=self._info.fps,
-            views={view: self._info.image_size(column) for view, column in columns.views.items()},
-            state_names=self._state.names(self._info.names),
-            action_names=self._actions.names(self._info.names),
-            robot=self._info.robot,
+        super().__init__(folder, columns, Info.read(folder, version=VERSION), name=name)
+        self._tables = _tables(folder)
+        table = self._read_episode_table()
+        self._episodes = EpisodeList(
+            where=str(folder.root / EPISODE_TABLES),
+            ids_E=table["episode_index"].to_numpy(),
+            lengths_E=table["length"].to_numpy(),
+            tasks=table["tasks"].combine_chunks().cast(pa.list_(pa.string())),
         )
+        self._placed = {name: table[name].to_numpy() for name in table.column_names if name != "tasks"}
+
+    @property
+    def _listed(self) -> EpisodeList:
+        return self._episodes
 
     def episodes(self) -> pa.Table:
         """The columns of EPISODES."""
-        length = self._table["length"].cast(pa.int64())
-        ids = self._table["episode_index"].cast(pa.int64())
-        return pa.table([ids, length, pa.array(self._instructions(), pa.string()), length], schema=EPISODES)
+        self._episodes.check_known(self._tasks, TASKS)
+        return pa.table(self._episode_columns, schema=EPISODES)
 
-    def steps(self, episode_id: int) -> Steps:
-        """The numeric columns of an episode."""
-        names = tuple(dict.fromkeys(("timestamp", *self._state.columns, *self._actions.columns)))
-        table, where = self._read(episode_id, names)
-        widths = {name: len(self._info.names(name)) for name in names}
-        values = {name: matrix(table[name], widths[name], where=f"{where}, {name}") for name in names}
-        return Steps(
-            timestamp_T=values["timestamp"][:, 0].astype(np.float64),
-            state_TS=self._state.assemble(values),
-            actions_TA=self._actions.assemble(values),
-        )
-
-    def images(
-        self, episode_id: int, view: str, steps_N: Int64[np.ndarray, "N"] | None = None
-    ) -> UInt8[np.ndarray, "N Y X 3"]:
-        """Frames of one view of an episode."""
-        column = self._columns.views[view]
-        if self._info.is_video(column):
-            frames = self._video_frames(episode_id, view)
-            return frames if steps_N is None else frames[steps_N]
-        table, where = self._read(episode_id, (column,))
-        chosen = table[column] if steps_N is None else table[column].take(pa.array(steps_N))
-        return decode_images(chosen, self.schema.views[view], where=f"{where}, {column}")
-
-    def frame_count(self, episode_id: int, view: str) -> int | None:
-        """Video files are shared by episodes."""
-        return None
-
-    def depth(
-        self, episode_id: int, view: str, steps_N: Int64[np.ndarray, "N"] | None = None
-    ) -> Float32[np.ndarray, "N Y X"]:
-        """Depth in metres."""
-        raise DataError(f"{self._root}: expected a view with depth, found {view!r}. Name it in data.columns.depth.")
-
-    def block_starts(self, episode_id: int) -> Int64[np.ndarray, "K"]:
-        """An episode is read as a whole."""
-        return np.zeros(1, dtype=np.int64)
-
-    def recorded_ranges(self, episode_id: int) -> dict[str, Range]:
-        """None are kept."""
-        return {}
+    def claims(self) -> Claims:
+        """Totals by `info.json`."""
+        return Claims(episodes=self._info.episodes, steps=self._info.steps)
 
     def metadata_files(self) -> list[Path]:
         """`info.json`, tasks and episode tables."""
-        return sorted([Path(INFO), Path(TASKS), *map(Path, self._folder.names(EPISODE_TABLES, ".parquet"))])
+        return sorted(Path(name) for name in (INFO, TASKS, *self._tables))
 
-    def episode_files(self, episode_id: int) -> list[Path]:
-        """The data file, and the video files of the chosen views."""
-        row = self._row(episode_id)
-        return [self._data_path(row), *(self._video_path(row, column) for column in self._videos)]
+    def recorded_ranges(self, episode_id: int) -> dict[str, Range]:
+        """By the episode table, where it has statistics."""
+        row = self._listed.row(episode_id)
+        file, place = (int(self._placed[name][row]) for name in ("file", "place"))
+        path = self._folder.path(self._tables[file])
+        wanted = dict.fromkeys((*self._state.columns, *self._actions.columns))
+        sides = {name: (f"stats/{name}/min", f"stats/{name}/max") for name in wanted}
+        sides = {name: pair for name, pair in sides.items() if self._described.issuperset(pair)}
+        if not sides:
+            return {}
+        keys = tuple(key for pair in sides.values() for key in pair)
+        values = self._table_rows.read(path, place, place + 1, keys)
+        found = {key: np.array(values[key][0].as_py(), dtype=np.float64).ravel() for key in keys}
+        ranges = {name: (found[low], found[high]) for name, (low, high) in sides.items()}
+        return self._ranges(ranges, where=f"{path}: episode {episode_id}")
 
-    def data_folders(self) -> tuple[str, ...]:
-        """Data and videos."""
-        return ("data", "videos")
+    @cached_property
+    def _described(self) -> frozenset[str]:
+        """The columns of the episode table."""
+        return frozenset(pq.read_schema(self._folder.path(self._tables[0])).names)
 
-    def claims(self) -> Claims:
-        """Totals are not compared yet."""
-        return Claims()
-
-    def _read(self, episode_id: int, columns: tuple[str, ...]) -> tuple[pa.Table, str]:
-        """An episode's rows, and its file and number for messages."""
-        row = self._row(episode_id)
-        start = int(self._starts[row])
-        stop = start + int(self._table["length"][row].as_py())
-        try:
-            path = self._folder.path(self._data_path(row))
-            table = self._rows.read(path, start, stop, (*columns, "episode_index"))
-        except DataError as error:
-            raise DataError(f"Episode {episode_id}: {error}") from None
-        where = f"{path}: episode {episode_id}"
-        found = pc.unique(table["episode_index"]).to_pylist()
-        if found != [episode_id]:
+    @cached_property
+    def _tasks(self) -> Mapping[int, str]:
+        path = self._folder.path(TASKS)
+        tasks = read_table(path)
+        column = next((name for name in TASK_TEXT if name in tasks.column_names), None)
+        if column is None or "task_index" not in tasks.column_names:
             raise DataError(
-                f"{where}: expected its rows at {start} to {stop}, found rows of the episodes {found[:5]}: the file is "
-                f"not the one that {EPISODE_TABLES} describes. Download the dataset again."
+                f"{path}: expected a column task_index and a column {' or '.join(TASK_TEXT)}, "
+                f"found {', '.join(tasks.column_names)}. Repair the dataset."
             )
-        return table, where
+        return dict(zip(tasks["task_index"].to_pylist(), tasks[column].to_pylist(), strict=True))
 
-    def _video_frames(self, episode_id: int, view: str) -> UInt8[np.ndarray, "T Y X 3"]:
-        row, column = self._row(episode_id), self._columns.views[view]
-        path = self._folder.path(self._video_path(row, column))
-        begin = self._table[f"videos/{column}/from_timestamp"][row].as_py()
-        times = begin + np.arange(self._table["length"][row].as_py()) / self.schema.fps
-        where = f"Episode {episode_id}, {column}"
-        return read_frames(path, times, fps=self.schema.fps, size=self.schema.views[view], where=where)
+    def _rows(self, row: int) -> Rows:
+        chunk, file = (int(self._placed[f"data/{part}_index"][row]) for part in ("chunk", "file"))
+        start = int(self._starts[row])
+        path = self._info.file(self._info.data_path, chunk_index=chunk, file_index=file)
+        return Rows(path, start, start + int(self._listed.lengths_E[row]), is_shared=True)
 
-    def _row(self, episode_id: int) -> int:
-        """Row of an episode in the episode table."""
-        if episode_id not in self._row_of:
-            raise DataError(f"{self._root}: expected one of {len(self._table)} episodes, found {episode_id}.")
-        return self._row_of[episode_id]
-
-    @cached_property
-    def _row_of(self) -> dict[int, int]:
-        return {episode: row for row, episode in enumerate(self._table["episode_index"].to_pylist())}
-
-    @cached_property
-    def _starts(self) -> np.ndarray:
-        """First row of each episode in its file: `dataset_from_index` counts over the whole dataset."""
-        begin = self._table["dataset_from_index"].to_numpy()
-        files = np.stack([self._table[f"data/{part}_index"].to_numpy() for part in ("chunk", "file")])
-        _, file = np.unique(files, axis=1, return_inverse=True)
-        first = np.full(file.max(initial=-1) + 1, np.iinfo(np.int64).max)
-        np.minimum.at(first, file, begin)
-        return np.asarray(begin - first[file])
-
-    def _data_path(self, row: int) -> Path:
-        chunk, file = (self._table[f"data/{part}_index"][row].as_py() for part in ("chunk", "file"))
-        return self._info.file(self._info.data_path, chunk_index=chunk, file_index=file)
-
-    @cached_property
-    def _videos(self) -> list[str]:
-        """The chosen views' columns that are stored as video."""
-        return [column for column in self._columns.views.values() if self._info.is_video(column)]
-
-    def _video_path(self, row: int, column: str) -> Path:
+    def _clip(self, row: int, column: str) -> Clip:
         if self._info.video_path is None:
             raise DataError(f"{self._info.path}: expected video_path for the video {column}, found none. Repair it.")
-        chunk, file = (self._table[f"videos/{column}/{part}_index"][row].as_py() for part in ("chunk", "file"))
-        return self._info.file(self._info.video_path, video_key=column, chunk_index=chunk, file_index=file)
+        chunk, file = (int(self._placed[f"videos/{column}/{part}_index"][row]) for part in ("chunk", "file"))
+        path = self._info.file(self._info.video_path, video_key=column, chunk_index=chunk, file_index=file)
+        return Clip(path, begin=float(self._placed[f"videos/{column}/from_timestamp"][row]), is_shared=True)
 
-    def _episode_files(self) -> list[Path]:
-        files = [self._folder.path(name) for name in self._folder.names(EPISODE_TABLES, ".parquet")]
-        if not files:
-            raise DataError(
-                f"{self._root / EPISODE_TABLES}: expected Parquet files, found none. Download the dataset again."
-            )
-        return files
+    @cached_property
+    def _starts(self) -> Int64[np.ndarray, "E"]:
+        """First row of each episode in its file: `dataset_from_index` counts over the whole dataset."""
+        begin_E = self._placed["dataset_from_index"]
+        chunk_E, file_E = (self._placed[f"data/{part}_index"] for part in ("chunk", "file"))
+        _, place_E = np.unique(chunk_E * (file_E.max(initial=0) + 1) + file_E, return_inverse=True)
+        first_F = np.full(place_E.max(initial=-1) + 1, np.iinfo(np.int64).max)
+        np.minimum.at(first_F, place_E, begin_E)
+        return np.asarray(begin_E - first_F[place_E])
 
     def _read_episode_table(self) -> pa.Table:
-        """The episode table in episode order, without its statistics."""
+        """The episode table in episode order, without its statistics; `file` and `place` are where each row lies."""
         parts = ("chunk_index", "file_index", "from_timestamp")
-        columns = [*EPISODE_COLUMNS, *(f"videos/{column}/{part}" for column in self._videos for part in parts)]
-        table = pa.concat_tables([read_table(path, columns) for path in self._episode_files()])
-        return table.sort_by("episode_index").combine_chunks()
+        columns = [*EPISODE_COLUMNS, *(f"videos/{column}/{part}" for column in self._video_columns for part in parts)]
+        tables = []
+        for number, name in enumerate(self._tables):
+            table = read_table(self._folder.path(name), columns).select(columns)
+            table = table.append_column("file", pa.array(np.full(len(table), number)))
+            tables.append(table.append_column("place", pa.array(np.arange(len(table)))))
+        table = pa.concat_tables(tables, promote_options="permissive")
+        ids_E = table["episode_index"].to_numpy()
+        return table if (np.diff(ids_E) > 0).all() else table.sort_by("episode_index")
 
-    def _instructions(self) -> list[str]:
-        """One text per episode, empty where the dataset has none."""
-        tasks = read_table(self._folder.path(TASKS))
-        column = next((name for name in TASK_TEXT if name in tasks.schema.names), None)
-        if column is None:
-            raise DataError(
-                f"{self._root / TASKS}: expected a column {' or '.join(TASK_TEXT)}, "
-                f"found {', '.join(tasks.schema.names)}. Repair the dataset."
-            )
-        known = set(tasks[column].to_pylist())
-        texts = []
-        for episode, names in zip(
-            self._table["episode_index"].to_pylist(), self._table["tasks"].to_pylist(), strict=True
-        ):
-            if len(names or []) > 1 or not set(names or []) <= known:
-                raise DataError(
-                    f"{self._root / EPISODE_TABLES}: episode {episode}: expected one task of {self._root / TASKS}, "
-                    f"found {names}. Split the episode or repair the dataset."
-                )
-            texts.append(names[0] if names else "")
-        return texts
+
+def _tables(folder: Folder) -> list[str]:
+    """The files of the episode table."""
+    names = folder.names(EPISODE_TABLES, ".parquet")
+    if not names:
+        raise DataError(
+            f"{folder.root / EPISODE_TABLES}: expected Parquet files, found none. Download the dataset again."
+        )
+    return names
