@@ -1,7 +1,5 @@
 """Transforms: normalisation and back, tokens, resizing and shifting, each against hand-made or looped results."""
 
-import json
-
 import numpy as np
 import pytest
 from builders import make_statistics
@@ -12,10 +10,9 @@ from hypothesis.extra import numpy as hnp
 from vla import transforms
 from vla.augmentation import AugmentConfig
 from vla.errors import ConfigError, DataError
-from vla.normalization import Normalize, NormStats, Statistics
+from vla.normalization import NormStats
 from vla.transforms import Processor, Tokenize, TransformsConfig
 
-METHODS = ("min_max", "mean_std", "quantile")
 SETTINGS = {
     "image_size": [4, 4],
     "max_tokens": 4,
@@ -26,108 +23,6 @@ SETTINGS = {
 
 def row(*values: float) -> np.ndarray:
     return np.array([values], dtype=np.float32)
-
-
-# Normalize.
-
-
-def test_min_max_maps_the_range_to_minus_one_and_one():
-    normalize = Normalize(make_statistics([[0.0, 10.0], [4.0, 20.0]]), "min_max")
-    assert normalize.forward(row(0, 10)).tolist() == [[-1, -1]]
-    assert normalize.forward(row(4, 15)).tolist() == [[1, 0]]
-
-
-def test_mean_std_maps_the_mean_to_zero_and_a_deviation_to_one():
-    # Mean 2, population standard deviation 2.
-    normalize = Normalize(make_statistics([[0.0], [4.0]]), "mean_std")
-    assert normalize.forward(np.array([[2.0], [4.0], [-2.0]], dtype=np.float32)).tolist() == [[0], [1], [-2]]
-
-
-def test_quantile_maps_the_outer_quantiles_to_minus_one_and_one():
-    # 0 to 100 in steps of 1: q01 = 1, q99 = 99.
-    normalize = Normalize(make_statistics(np.arange(101.0)[:, None]), "quantile")
-    assert normalize.forward(np.array([[1.0], [50.0], [99.0]], dtype=np.float32)).tolist() == [[-1], [0], [1]]
-
-
-@pytest.mark.parametrize("method", METHODS)
-@given(
-    values=hnp.arrays(np.float32, (7, 3), elements=st.floats(-1000, 1000, width=32)),
-    raw=hnp.arrays(np.float32, (2, 5, 3), elements=st.floats(-1000, 1000, width=32)),
-)
-def test_inverse_takes_forward_back_in_every_dimension_that_varies(method, values, raw):
-    normalize = Normalize(make_statistics(values), method)
-    back = normalize.inverse(normalize.forward(raw))
-    # float32 resolves 1e-7 of the largest value involved: the raw one or the offset.
-    np.testing.assert_allclose(back[..., ~normalize.degenerate], raw[..., ~normalize.degenerate], atol=1e-3)
-    assert back.dtype == np.float32
-    assert back.shape == raw.shape
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_a_constant_dimension_becomes_zero_and_comes_back_as_its_constant(method):
-    normalize = Normalize(make_statistics([[5.0, 0.0], [5.0, 1.0], [5.0, 2.0]]), method)
-    assert normalize.degenerate.tolist() == [True, False]
-    assert normalize.forward(row(5, 1)).tolist() == [[0, 0]]
-    # Not even a value that training never saw is blown up.
-    assert normalize.forward(row(7, 1)).tolist() == [[0, 0]]
-    assert normalize.inverse(row(123, 0)).tolist() == [[5, 1]]
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "is_degenerate"),
-    # The limit is 1e-4 for values around 0 and grows with the median beyond 1: 1e-2 around 100.
-    [(0.0, 0.99e-4, True), (0.0, 1.1e-4, False), (100.0, 100.0099, True), (100.0, 100.011, False)],
-)
-def test_a_range_is_degenerate_relative_to_the_size_of_its_median(low, high, is_degenerate):
-    assert Normalize(make_statistics([[low], [high]]), "min_max").degenerate.tolist() == [is_degenerate]
-
-
-def test_the_degenerate_limit_scales_with_its_setting():
-    stats = make_statistics([[0.0], [5e-4]])
-    assert not Normalize(stats, "min_max").degenerate[0]
-    assert Normalize(stats, "min_max", degenerate_scale=10.0).degenerate[0]
-
-
-def test_only_min_max_clips_and_only_when_asked():
-    stats = make_statistics([[0.0], [4.0]])
-    outside = np.array([[-4.0], [8.0]], dtype=np.float32)
-    assert Normalize(stats, "min_max").forward(outside).tolist() == [[-3], [3]]
-    assert Normalize(stats, "min_max").forward(outside, clip=True).tolist() == [[-1], [1]]
-    for method in ("mean_std", "quantile"):
-        normalize = Normalize(stats, method)
-        assert np.array_equal(normalize.forward(outside, clip=True), normalize.forward(outside))
-
-
-def test_statistics_of_the_wrong_number_of_values_are_refused():
-    plain = make_statistics([[0.0, 1.0], [4.0, 5.0]]).to_plain()
-    with pytest.raises(DataError, match=r"stats\.json: expected 2 values of each statistic, found 1 of q99"):
-        Statistics.from_plain({**plain, "q99": [1.0]}, where="stats.json")
-
-
-def test_missing_statistics_are_named():
-    plain = make_statistics([[0.0], [4.0]]).to_plain()
-    del plain["q50"]
-    with pytest.raises(DataError, match=r"stats\.json: .*missing q50"):
-        Statistics.from_plain(plain, where="stats.json")
-
-
-def test_norm_stats_survive_a_round_trip_in_openpis_layout(tmp_path):
-    path = tmp_path / "norm_stats.json"
-    written = NormStats(make_statistics([[0.1], [0.7]]), make_statistics([[1.0, 2.0], [3.0, 9.0]]), {"episodes": 2})
-    written.write(path)
-    read = NormStats.read(path)
-    assert read.provenance == {"episodes": 2}
-    for ours, theirs in ((read.state, written.state), (read.actions, written.actions)):
-        assert ours.to_plain() == theirs.to_plain()
-    values = json.loads(path.read_text())["norm_stats"]
-    assert {"mean", "std", "q01", "q99"} <= set(values["state"])
-    assert len(values["actions"]["mean"]) == 2
-
-
-def test_a_file_without_norm_stats_is_refused(tmp_path):
-    (tmp_path / "norm_stats.json").write_text('{"norm_stats": {"state": {}}}')
-    with pytest.raises(DataError, match="expected"):
-        NormStats.read(tmp_path / "norm_stats.json")
 
 
 # Tokenize.
@@ -273,3 +168,27 @@ def test_a_missing_view_is_named(processor):
 def test_state_and_actions_use_their_own_statistics_and_methods(processor):
     assert (processor.state.method, processor.actions.method) == ("quantile", "min_max")
     assert processor.actions.forward(row(4, 8)).tolist() == [[1, 1]]
+
+
+def test_a_processor_normalises_the_differences_of_delta_actions_and_restores_raw_actions():
+    actions = make_statistics([[0.0, -2.0], [4.0, 2.0]])
+    delta = [{"actions": [1, 2], "state": [0, 1]}]
+    stats = NormStats(make_statistics([[0.0], [4.0]]), actions, {"delta_actions": delta})
+    cfg = TransformsConfig.parse({**SETTINGS, "delta_actions": delta}, where="test")
+    processor = Processor.make(cfg, [], stats, Tokenize.train(["open"], max_tokens=4))
+    state, chunk = np.array([3.0], np.float32), np.array([[4, 5], [0, 1]], dtype=np.float32)
+    # Dimension 1 is 5 - 3 and 1 - 3, the ends of its range.
+    normalised = processor.normalise_actions(chunk, state)
+    assert normalised.tolist() == [[1, 1], [-1, -1]]
+    assert processor.restore_actions(normalised, state).tolist() == chunk.tolist()
+
+
+def test_statistics_of_another_delta_setting_are_refused():
+    first, both = ([{"actions": dims, "state": dims}] for dims in ([0, 1], [0, 2]))
+    two, tokenize = make_statistics([[0.0, 0.0], [1.0, 1.0]]), Tokenize.train(["open"], max_tokens=4)
+    for wanted, measured in (([], first), (first, []), (both, first)):
+        cfg = TransformsConfig.parse({**SETTINGS, "delta_actions": wanted}, where="test")
+        with pytest.raises(DataError, match=r"expected statistics of transforms\.delta_actions .*, found those"):
+            Processor.make(cfg, [], NormStats(two, two, {"delta_actions": measured}), tokenize)
+        # A file that does not say what it was computed of is taken as it is.
+        Processor.make(cfg, [], NormStats(two, two), tokenize)
