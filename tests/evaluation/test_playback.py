@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from builders import ArrayDataset, make_episode
@@ -5,9 +7,11 @@ from bundles import a_bundle
 from tables import a_table
 
 from vla.data.episodes import EpisodeTable
+from vla.delta import Delta
 from vla.errors import DataError
 from vla.evaluation import playback
 from vla.evaluation.evaluate import Errors, check_fit, spread_over_tasks
+from vla.normalization import Statistics
 
 LENGTHS = (3, 6, 1, 4)
 TASKS = ("open the drawer", "press the button", "open the drawer", "open the drawer")
@@ -90,6 +94,29 @@ def test_the_errors_equal_a_plain_loop_over_all_real_targets(bundle, dataset):
     assert {task: row["steps"] for task, row in summary["per_task"].items()} == {
         "open the drawer": 8, "press the button": 6,
     }  # fmt: skip
+
+
+def test_the_mean_action_and_the_scale_are_those_of_the_actions_as_recorded(bundle, dataset):
+    recorded = Statistics(mean=np.array([2.0, 3.0]), std=np.array([4.0, 1e-9]))
+    stats = dataclasses.replace(bundle.norm_stats, recorded_actions=recorded)
+    errors = Errors(dataclasses.replace(bundle, norm_stats=stats))
+    played = list(play(bundle, dataset, side_by_side=4).values())
+    for recording, chunks in played:
+        errors.add(recording, np.zeros_like(chunks))
+    # Each recorded action is the target of as many chunks as there are steps up to 3 before it.
+    actions = np.concatenate(
+        [np.repeat(r.steps.actions_TA, np.minimum(np.arange(len(r.steps)) + 1, 4), axis=0) for r, _ in played]
+    )
+    summary = errors.summary()
+    assert summary["baseline_mae"] == pytest.approx(np.abs(actions - [2, 3]).mean(), rel=1e-5)
+    # The second dimension does not move by these statistics, and is left out.
+    assert summary["mae_normalised"] == pytest.approx(np.abs(actions[:, 0]).mean() / 4, rel=1e-5)
+
+
+def test_delta_actions_without_statistics_of_the_recorded_ones_are_refused(bundle):
+    processor = dataclasses.replace(bundle.processor, delta=Delta(np.array([0]), np.array([0])))
+    with pytest.raises(DataError, match="expected recorded_actions in the norm stats"):
+        Errors(dataclasses.replace(bundle, processor=processor))
 
 
 def test_a_perfect_prediction_has_no_error(bundle, dataset):

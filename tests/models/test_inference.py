@@ -1,3 +1,4 @@
+import dataclasses
 import io
 
 import numpy as np
@@ -5,6 +6,7 @@ import pytest
 from bundles import a_bundle
 from PIL import Image
 
+from vla.delta import Delta
 from vla.errors import CheckpointError, DataError
 from vla.models import inference
 from vla.terms import Sensing
@@ -59,6 +61,22 @@ def test_the_instruction_and_every_view_and_the_state_decide_the_actions(bundle)
     ]
     for changed, text in changes:
         assert np.abs(inference.predict_alone(bundle, [changed], [text], seed=0) - reference).max() > 1e-4
+
+
+def test_delta_actions_are_restored_with_the_state_that_each_robot_sensed(bundle):
+    processor = dataclasses.replace(bundle.processor, delta=Delta(np.array([1]), np.array([2])))
+    sensed, texts = [sensing(0), sensing(1)], ["open the drawer"] * 2
+    plain = inference.predict_alone(bundle, sensed, texts, seed=0)
+    moved = inference.predict_alone(dataclasses.replace(bundle, processor=processor), sensed, texts, seed=0)
+    np.testing.assert_array_equal(moved[:, :, 0], plain[:, :, 0])
+    for item, moved_HA, plain_HA in zip(sensed, moved, plain, strict=True):
+        np.testing.assert_allclose(moved_HA[:, 1], plain_HA[:, 1] + item.state_S[2], rtol=1e-6)
+
+
+def test_a_state_of_another_robot_is_refused(bundle):
+    other = Sensing(sensing(0).images, np.zeros(2, np.float32), 0.0)
+    with pytest.raises(DataError, match=r"state: expected 3 values \(x, y, z\), found 2"):
+        inference.observe(bundle, [sensing(0), other], ["open the drawer"] * 2)
 
 
 def test_images_of_several_sizes_are_predicted_together(bundle):
