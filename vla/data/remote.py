@@ -17,7 +17,10 @@ import requests
 
 from vla.errors import ConfigError, DataError
 
-CHUNK = 1 << 20
+PIECE = 1 << 16
+"""Bytes that are handed on at a time; a broken connection loses less than this."""
+BLOCK = 1 << 23
+"""Bytes that a file system is asked for at a time."""
 TIMEOUT = (30.0, 60.0)
 """Seconds to connect, and between two pieces of an answer."""
 AGAIN = (408, 425, 429, 500, 502, 503, 504)
@@ -107,7 +110,7 @@ class HttpReader:
                 if not answer.ok:
                     raise DataError(_refused(public(address), answer))
                 offset = start if answer.status_code == requests.codes.partial_content else 0
-                for piece in answer.iter_content(CHUNK):
+                for piece in answer.iter_content(PIECE):
                     yield offset, piece
                     offset += len(piece)
         except requests.RequestException as error:
@@ -156,9 +159,9 @@ class FileSystemReader:
         """Pieces of a file with their offsets."""
         path = f"{self._base}/{name}" if name else self._base
         try:
-            with self._files.open(path, "rb", block_size=8 * CHUNK) as stream:
+            with self._files.open(path, "rb", block_size=BLOCK) as stream:
                 offset: int = stream.seek(start)
-                while piece := stream.read(CHUNK):
+                while piece := stream.read(PIECE):
                     yield offset, piece
                     offset += len(piece)
         except (FileNotFoundError, PermissionError) as error:

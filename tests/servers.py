@@ -1,0 +1,160 @@
+"""Stand-ins of outside services on this machine: a web server of files that breaks on request, and one that speaks as
+much of the Hugging Face Hub as reading a dataset takes."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from urllib.parse import unquote, urlsplit
+
+LARGE = 200
+"""Bytes from which on the hub keeps a file outside git, under its SHA-256."""
+
+
+@dataclass
+class Site:
+    """What a server has, how it misbehaves, and what it was asked for."""
+
+    files: dict[str, bytes] = field(default_factory=dict)
+    """Path, from the first slash on -> contents."""
+    breaks: dict[str, list[int]] = field(default_factory=dict)
+    """Path -> after how many bytes of the answer the connection breaks, once for each number."""
+    statuses: dict[str, list[int]] = field(default_factory=dict)
+    """Path -> answers to give instead, one for each request."""
+    ranges: bool = True
+    asked: list[tuple[str, str, str]] = field(default_factory=list)
+    """Method, path and Range of every request."""
+    url: str = ""
+
+    def got(self, *, method: str = "GET") -> list[str]:
+        """The paths asked for by a method, in order."""
+        return [path for kind, path, _ in self.asked if kind == method]
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers with the files of `site`."""
+
+    site: Site
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        """Nothing is printed."""
+
+    def do_HEAD(self) -> None:
+        self.answer()
+
+    def do_GET(self) -> None:
+        self.answer()
+
+    def answer(self) -> None:
+        path = unquote(urlsplit(self.path).path)
+        self.site.asked.append((self.command, path, self.headers.get("Range", "")))
+        statuses = self.site.statuses.get(path)
+        if statuses:
+            self.reply(statuses.pop(0), b"not now")
+        elif path in self.site.files:
+            self.send(path, self.site.files[path])
+        else:
+            self.reply(404, b"not here")
+
+    def send(self, path: str, content: bytes, **headers: str) -> None:
+        """A file, or the part of it that is asked for."""
+        start = re.match(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        if start and self.site.ranges:
+            first = int(start[1])
+            if first >= len(content):
+                self.reply(416, b"")
+            else:
+                span = f"bytes {first}-{len(content) - 1}/{len(content)}"
+                self.reply(206, content[first:], path=path, **{"Content-Range": span, **headers})
+        else:
+            self.reply(200, content, path=path, **headers)
+
+    def reply(self, status: int, body: bytes, *, path: str = "", **headers: str) -> None:
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(body)), **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "GET":
+            stops = self.site.breaks.get(path)
+            self.wfile.write(body[: stops[0]] if stops else body)
+            if stops:
+                stops.pop(0)
+                self.close_connection = True
+
+
+class HubHandler(Handler):
+    """Answers as the hub does for datasets; the site's files are `/owner/name/path`, at the commit `COMMIT`."""
+
+    def answer(self) -> None:
+        path = unquote(urlsplit(self.path).path)
+        self.site.asked.append((self.command, path, self.headers.get("Range", "")))
+        statuses = self.site.statuses.get(path)
+        if statuses:
+            self.fail(statuses.pop(0))
+        elif found := re.match(r"/api/datasets/(\w+/\w+)/(tree|revision)/(\w+)$", path):
+            self.describe(*found.groups())
+        elif found := re.match(rf"/datasets/(\w+/\w+)/resolve/{COMMIT}/(.+)$", path):
+            self.resolve(f"/{found[1]}/{found[2]}")
+        else:
+            self.fail(404)
+
+    def describe(self, repo: str, what: str, revision: str) -> None:
+        """The commit behind a name, or the files of a commit."""
+        names = [name for name in self.site.files if name.startswith(f"/{repo}/")]
+        if not names:
+            self.fail(404, "RepoNotFound")
+        elif revision not in (COMMIT, TAG):
+            self.fail(404, "RevisionNotFound")
+        elif what == "revision":
+            self.reply(200, json.dumps({"id": repo, "sha": COMMIT}).encode())
+        else:
+            self.reply(200, json.dumps([self.entry(name, repo) for name in names]).encode())
+
+    def entry(self, name: str, repo: str) -> dict[str, object]:
+        content = self.site.files[name]
+        entry = {"type": "file", "path": name.removeprefix(f"/{repo}/"), "size": len(content), "oid": etag(content)}
+        large = {"oid": etag(content), "size": len(content), "pointerSize": 130}
+        return {**entry, "lfs": large} if len(content) >= LARGE else entry
+
+    def resolve(self, name: str) -> None:
+        if name not in self.site.files:
+            self.fail(404, "EntryNotFound")
+        else:
+            content = self.site.files[name]
+            self.send(name, content, **{"X-Repo-Commit": COMMIT, "ETag": f'"{etag(content)}"'})
+
+    def fail(self, status: int, code: str = "") -> None:
+        self.reply(status, b"", **({"X-Error-Code": code} if code else {}))
+
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+TAG = "v3"
+
+
+def etag(content: bytes) -> str:
+    """What the hub calls a file: its SHA-256 when it is large, else git's hash."""
+    if len(content) >= LARGE:
+        return hashlib.sha256(content).hexdigest()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+
+
+@contextmanager
+def serving(handler: type[Handler] = Handler) -> Iterator[Site]:
+    """A server for as long as the block runs."""
+    site = Site()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (handler,), {"site": site}))
+    server.daemon_threads = True
+    site.url = f"http://127.0.0.1:{server.server_port}"
+    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield site
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
