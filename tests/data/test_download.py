@@ -52,7 +52,8 @@ def test_a_simulated_dataset_can_be_opened_and_says_how_it_was_made(tmp_path: Pa
     assert all(entry.sha256 for entry in manifest.files)
     opened = open_dataset(cfg.data, tmp_path / "dataset")
     assert opened.episodes()["instruction"].to_pylist() == ["open the faucet"]
-    assert {str(path) for path in opened.files()} <= {entry.path for entry in manifest.files}
+    needed = [path for episode in (0,) for path in opened.sources[0].dataset.episode_files(episode)]
+    assert {path.as_posix() for path in needed} <= {entry.path for entry in manifest.files}
 
 
 def test_a_local_dataset_is_pointed_to_and_not_copied(tmp_path: Path, elsewhere: Path) -> None:
@@ -74,12 +75,31 @@ def test_a_relative_path_is_meant_from_the_project(
     assert Manifest.read(tmp_path / "dataset").root == str(elsewhere)
 
 
-def test_changed_local_data_are_noticed(tmp_path: Path, elsewhere: Path) -> None:
+@pytest.mark.parametrize("change", ["time", "size"])
+def test_data_that_changed_in_place_are_refused_when_they_are_read(
+    tmp_path: Path, elsewhere: Path, change: str
+) -> None:
     cfg = config(source="local", local={"path": str(elsewhere)})
     download.run(cfg, dataset=tmp_path / "dataset")
     data = next(elsewhere.glob("data/**/*.parquet"))
-    os.utime(data, ns=(0, 1))
-    with pytest.raises(DataError, match="the data changed"):
+    if change == "time":
+        os.utime(data, ns=(0, 1))
+    else:
+        data.write_bytes(data.read_bytes() + b"more")
+    opened = open_dataset(cfg.data, tmp_path / "dataset")  # reads metadata, which is as it was
+    with pytest.raises(
+        DataError, match=r"file-000\.parquet.*Run 'dvc repro -f -s download' to take the data as they are"
+    ):
+        opened.steps(0)
+
+
+def test_metadata_that_changed_in_place_are_refused_when_the_dataset_is_opened(tmp_path: Path, elsewhere: Path) -> None:
+    cfg = config(source="local", local={"path": str(elsewhere)})
+    download.run(cfg, dataset=tmp_path / "dataset")
+    os.utime(elsewhere / "meta/info.json", ns=(0, 1))
+    with pytest.raises(
+        DataError, match=r"info\.json: expected the file as it was at download, found one written since"
+    ):
         open_dataset(cfg.data, tmp_path / "dataset")
 
 
@@ -91,11 +111,11 @@ def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
 
 def test_missing_files_are_counted_and_the_first_is_named(tmp_path: Path, elsewhere: Path) -> None:
     next(elsewhere.glob("data/**/*.parquet")).unlink()
-    with pytest.raises(DataError, match=r"1 are missing, the first is .*file-000\.parquet"):
+    with pytest.raises(DataError, match=r"1 of them missing: data/.*file-000\.parquet\..*set data\.select\.present"):
         download.run(config(source="local", local={"path": str(elsewhere)}), dataset=tmp_path / "dataset")
 
 
-@pytest.mark.parametrize("source", ["sim", "local"])
+@pytest.mark.parametrize("source", ["sim", "local", "hub", "url"])
 def test_a_source_without_its_settings_is_an_error(tmp_path: Path, source: str) -> None:
     with pytest.raises(ConfigError, match=rf"download\.{source}: expected"):
         download.run(config(source=source), dataset=tmp_path / "dataset")
