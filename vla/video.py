@@ -7,17 +7,18 @@ for the frames since the key frame before, which can be hundreds.
 
 import os
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from av import VideoFrame
+from av import FFmpegError, VideoFrame
 from av.video.reformatter import VideoReformatter
 from jaxtyping import Float32, Float64, UInt8, UInt16
 
 from vla.errors import DataError
-from vla.video_track import Track
+from vla.video_track import DamagedVideoError, Track
 
 OPEN_VIDEOS = 8
 OPEN_BYTES = 512_000_000
@@ -74,12 +75,14 @@ class Videos:
         return depth
 
     def key_times(self, path: Path, *, where: str) -> Float64[np.ndarray, "K"]:
-        """When the key frames are shown, ascending; reads the packets and decodes nothing."""
-        return self._track(path, where).key_times
+        """When the key frames are shown, in seconds, ascending; decodes nothing."""
+        with _explained(path, where, "when asked for its key frames"):
+            return self._track(path).key_times()
 
     def count(self, path: Path, *, where: str) -> int:
-        """The number of frames in the file; reads the packets and decodes nothing."""
-        return self._track(path, where).count
+        """The number of frames whose data are in the file; decodes nothing."""
+        with _explained(path, where, "when its frames were counted"):
+            return self._track(path).count()
 
     def _read(
         self,
@@ -92,13 +95,13 @@ class Videos:
         where: str,
     ) -> None:
         """Fill `target`, going through the wanted times in ascending order."""
-        track = self._track(path, where)
         wanted_U, places_N = np.unique(times_N, return_inverse=True)
         order_N = np.argsort(places_N, kind="stable")
         ends_U = np.cumsum(np.bincount(places_N, minlength=len(wanted_U)))
         size, missing = target.shape[1:3], []
         for places, time in zip(np.split(order_N, ends_U[:-1]), wanted_U.tolist(), strict=True):
-            frame = track.nearest(time, fps=fps, where=where)
+            with _explained(path, where, f"at {time:.4f} s"):
+                frame = self._track(path).nearest(time, fps=fps)
             if frame is None:
                 missing.append(time)
                 continue
@@ -114,13 +117,13 @@ class Videos:
                 f"({len(missing)} of {len(wanted_U)} are missing). Download the dataset again or leave out the episode."
             )
 
-    def _track(self, path: Path, where: str) -> Track:
+    def _track(self, path: Path) -> Track:
         if self._process != os.getpid():
             # The parent's decoders are kept, not closed: the threads that closing waits for are not in this process.
             self._inherited.append(self._tracks)
             self._tracks, self._process = OrderedDict(), os.getpid()
         if path not in self._tracks:
-            self._tracks[path] = Track(path, where=where)
+            self._tracks[path] = Track(path)
             while len(self._tracks) > 1 and not self._fits():
                 self._tracks.popitem(last=False)[1].close()
         self._tracks.move_to_end(path)
@@ -133,6 +136,19 @@ class Videos:
     def _fits(self) -> bool:
         total = sum(track.nbytes for track in self._tracks.values())
         return len(self._tracks) <= OPEN_VIDEOS and total <= OPEN_BYTES
+
+
+@contextmanager
+def _explained(path: Path, where: str, place: str) -> Iterator[None]:
+    """Turn what FFmpeg and `Track` have to say about a file into a DataError."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise DataError(f"{where}: expected a video at {path}, found none. Download the dataset again.") from None
+    except (FFmpegError, DamagedVideoError) as error:
+        raise DataError(
+            f"{where}: expected a video that can be decoded, found {path} damaged {place} ({error}). Download it again."
+        ) from None
 
 
 def read_frames(

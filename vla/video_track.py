@@ -1,20 +1,19 @@
 """One open video file: where its decoder stands, and whether to decode on or to jump to a key frame.
 
 One thread decodes: a second one delivers 20 to 30 % more frames of 640 x 480 AV1 for 20 % more CPU time, and fewer of
-anything smaller; parallel work belongs into parallel readers.
+anything smaller; parallel work belongs into parallel readers. Key frames and the number of frames are taken from the
+index that MP4 files have; a file without one is read through once, which decodes nothing either.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 import av
 import numpy as np
-from av.error import FFmpegError
-from jaxtyping import Float64
-
-from vla.errors import DataError
+from av.video.stream import VideoStream
+from jaxtyping import Bool, Float64, Int64
 
 SAME = 0.25
 """A frame this close to the wanted time, in frames of the video, is it: its neighbours are not looked at."""
@@ -24,17 +23,20 @@ HELD_FRAMES = 24
 """Pictures that a decoder holds: up to 16 to refer to, and those under way."""
 
 
-class Track:
-    """The first video stream of a file. All errors are DataError and begin with `where`."""
+class DamagedVideoError(Exception):
+    """The file is not what a video has to be; FFmpeg's own errors say so too."""
 
-    def __init__(self, path: Path, *, where: str) -> None:
-        self.path, self.decoded = path, 0
-        """`decoded` counts the frames decoded so far."""
-        with self._explained(where, "at its beginning"):
-            self._container = av.open(str(path))
+
+class Track:
+    """The first video stream of a file; after an error it is still good for other times."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._container = path, av.open(str(path))
         if not self._container.streams.video or self._container.streams.video[0].time_base is None:
-            raise DataError(f"{where}: expected a video in {path}, found none. Encode it again.")
+            self._container.close()
+            raise DamagedVideoError("it has no frames with times")
         self._stream = self._container.streams.video[0]
+        self._tick = float(self._container.streams.video[0].time_base)
         codec = self._stream.codec_context
         codec.thread_count = 1
         codec.options = {"err_detect": "explode"}  # a frame with concealed damage would look like a good one
@@ -42,6 +44,8 @@ class Track:
         self._frame: av.VideoFrame | None = None
         self._frames: Iterator[av.VideoFrame] = iter(())
         self._ended = False
+        self.decoded = 0
+        """The number of frames decoded so far."""
         self.nbytes = HELD_FRAMES * codec.width * codec.height * 3 + 100 * len(self._stream.index_entries)
         """An estimate of the memory held."""
 
@@ -50,44 +54,47 @@ class Track:
         self._forget()
         self._container.close()
 
-    def nearest(self, time: float, *, fps: float, where: str) -> av.VideoFrame | None:
+    def nearest(self, time: float, *, fps: float) -> av.VideoFrame | None:
         """The frame shown nearest to `time` (seconds); None where it is half a frame at `fps` away or more."""
         slack = SAME / max(fps, float(self._stream.average_rate or 0))
         try:
-            with self._explained(where, f"at {time:.4f} s"):
-                if self._must_jump(time, slack):
-                    self._jump(time, slack)
-                while not self._ended and (self._frame is None or self._frame.time < time - slack):
-                    self._step()
-        except DataError:
-            self._forget()
-            raise
+            self._reach(time, slack)
+        except (av.FFmpegError, DamagedVideoError):
+            self._reach_from_beginning(time, slack)
         found = [frame for frame in (self._before, self._frame) if frame is not None]
         best = min(found, key=lambda frame: abs(frame.time - time), default=None)
         return best if best is not None and abs(best.time - time) < 0.5 / fps else None
 
-    @cached_property
     def key_times(self) -> Float64[np.ndarray, "K"]:
         """When the key frames are shown, in seconds, ascending."""
-        times, is_key = self._packets
-        return np.sort(times[is_key])
+        if self._is_indexed and self._stream.codec_context.has_b_frames:
+            return self._shown(self._key_stamps) * self._tick
+        return self._keys
 
-    @cached_property
     def count(self) -> int:
-        """Frames in the file."""
-        return len(self._packets[0])
+        """Frames whose data are in the file."""
+        if not self._is_indexed:
+            return len(self._packets[0])
+        size = self._path.stat().st_size
+        entries = self._stream.index_entries
+        return sum(entry.pos + entry.size <= size for entry in entries if not entry.is_discard)
 
-    @cached_property
-    def _packets(self) -> tuple[np.ndarray, np.ndarray]:
-        with av.open(str(self.path)) as container:
-            stream = container.streams.video[0]
-            found = [
-                (float(packet.pts * packet.time_base), packet.is_keyframe)
-                for packet in container.demux(stream)
-                if packet.pts is not None
-            ]
-        times, is_key = np.array(found, dtype=np.float64).reshape(-1, 2).T
-        return times, is_key.astype(bool)
+    def _reach(self, time: float, slack: float) -> None:
+        if self._must_jump(time, slack):
+            self._jump(time, slack)
+        while not self._ended and (self._frame is None or self._frame.time < time - slack):
+            self._step()
+
+    def _reach_from_beginning(self, time: float, slack: float) -> None:
+        """Damage is what is there also without a jump: some encoders' key frames do need what lies before them."""
+        keys = self._keys
+        self._keys = keys[:1]
+        try:
+            self._jump(time, slack)
+            self._reach(time, slack)
+        except (av.FFmpegError, DamagedVideoError):
+            self._keys = keys
+            raise
 
     def _must_jump(self, time: float, slack: float) -> bool:
         if self._frame is None:
@@ -97,26 +104,30 @@ class Track:
         return time < earliest.time - slack or key - self._frame.time > WORTHWHILE * slack / SAME
 
     def _jump(self, time: float, slack: float) -> None:
-        """Decode the last frame that can be begun with at or before `time`."""
-        key = self._key_before(time + slack)
-        target = max(time + slack, self._keys[0])
-        while True:
+        """Begin with the last key frame that is shown at or before `time`, or with the first of all."""
+        for key in range(self._key_before(time + slack), -1, -1):
             self._forget()
-            self._container.seek(int(target / self._stream.time_base), stream=self._stream)
-            self._frames = self._container.decode(self._stream)
-            self._step()
-            if key == 0 or (self._frame is not None and self._frame.time <= time + slack):
-                return
-            key -= 1
-            target = self._keys[key]
+            self._container.seek(round((self._keys[key] + slack) / self._tick), stream=self._stream)
+            packets = self._container.demux(self._stream)
+            first = next(packets)
+            if first.pts is not None and first.pts * self._tick <= time + slack:
+                break
+        if not first.is_keyframe:
+            raise DamagedVideoError("its key frames are not where its index has them")
+        self._frames = _decoded(first, packets)
 
     def _step(self) -> None:
-        frame = next(self._frames, None)
+        try:
+            frame = next(self._frames, None)
+        except av.FFmpegError:
+            self._forget()
+            raise
         if frame is None:
             self._ended = True
             return
         if frame.is_corrupt or frame.time is None:
-            raise ValueError(f"a damaged frame at {frame.time} s")
+            self._forget()
+            raise DamagedVideoError("a frame is marked as damaged")
         self.decoded += 1
         self._before, self._frame = self._frame, frame
 
@@ -129,25 +140,52 @@ class Track:
 
     @cached_property
     def _keys(self) -> Float64[np.ndarray, "K"]:
-        """Where key frames are about: exact times need their packets, and frames are checked after a jump."""
-        stream = self._stream
-        entries = stream.index_entries
-        if len(entries) == 0 or len(entries) != stream.frames:
-            return self.key_times if len(self.key_times) else np.zeros(1)
-        stamps = np.array([entry.timestamp for entry in entries if entry.is_keyframe], dtype=np.float64)
-        shift = (stream.start_time or 0) - entries[0].timestamp  # the index has decoding times
-        return (stamps + shift) * float(stream.time_base or 0)
+        """About when the key frames are shown; exact where frames are decoded in the order in which they are shown."""
+        return self._key_stamps * self._tick
 
-    @contextmanager
-    def _explained(self, where: str, place: str) -> Iterator[None]:
-        try:
-            yield
-        except FileNotFoundError:
-            raise DataError(
-                f"{where}: expected a video at {self.path}, found none. Download the dataset again."
-            ) from None
-        except (FFmpegError, ValueError) as error:
-            raise DataError(
-                f"{where}: expected a video that can be decoded, found {self.path} damaged {place} ({error}). "
-                f"Download it again."
-            ) from None
+    @cached_property
+    def _key_stamps(self) -> Int64[np.ndarray, "K"]:
+        if not self._is_indexed:
+            stamps_F, is_key_F = self._packets
+            return np.sort(stamps_F[is_key_F])
+        entries = self._stream.index_entries
+        stamps = np.array([entry.timestamp for entry in entries if entry.is_keyframe], dtype=np.int64)
+        return stamps - entries[0].timestamp + (self._stream.start_time or 0)  # the index has decoding times
+
+    @cached_property
+    def _is_indexed(self) -> bool:
+        return 0 < len(self._stream.index_entries) == self._stream.frames
+
+    @cached_property
+    def _packets(self) -> tuple[Int64[np.ndarray, "F"], Bool[np.ndarray, "F"]]:
+        """When each frame of the file is shown, and whether it is a key frame, in the order of the file."""
+        with av.open(str(self._path)) as container:
+            packets = container.demux(container.streams.video[0])
+            found = [(packet.pts, packet.is_keyframe) for packet in packets if packet.pts is not None]
+        if not any(is_key for _, is_key in found):
+            raise DamagedVideoError("it has no key frames")
+        stamps_F, is_key_F = zip(*found, strict=True)
+        return np.array(stamps_F, dtype=np.int64), np.array(is_key_F, dtype=bool)
+
+    def _shown(self, stamps_K: Int64[np.ndarray, "K"]) -> Int64[np.ndarray, "K"]:
+        """When the key frames that the index has at `stamps_K` are shown, which their packets know."""
+        shown = []
+        with av.open(str(self._path)) as container:
+            stream = container.streams.video[0]
+            for end in [*stamps_K[1:].tolist(), np.iinfo(np.int64).max]:
+                container.seek(end - 1, stream=stream)
+                packet = next(container.demux(stream))
+                if packet.pts is None:
+                    raise DamagedVideoError("it ends before its last key frame")
+                shown.append(packet.pts)
+        return np.sort(np.array(shown, dtype=np.int64))
+
+
+def _decoded(first: "av.Packet[VideoStream]", packets: Iterator["av.Packet[VideoStream]"]) -> Iterator[av.VideoFrame]:
+    """Frames from the key frame `first` on.
+
+    What is shown before it but stored after it may refer to what lies further back (open groups of pictures).
+    """
+    for packet in chain([first], packets):
+        if packet.pts is None or first.pts is None or packet.pts >= first.pts:
+            yield from packet.decode()
