@@ -171,49 +171,46 @@ class LeRobotDataset(ABC):
         chosen = dict.fromkeys((*self._columns.views.values(), *self._columns.depth.values()))
         return [column for column in chosen if self._info.is_video(column)]
 
-    @cached_property
     def _episode_columns(self) -> list[pa.Array]:
         """The columns of `vla.formats.EPISODES`; every step is supervised."""
         lengths = pa.array(self._listed.lengths_E)
-        return [pa.array(self._listed.ids_E), lengths, self._instructions(), lengths]
+        return [pa.array(self._listed.ids_E), lengths, self._instructions.dictionary_decode(), lengths]
 
-    def _instructions(self) -> pa.StringArray:
+    @cached_property
+    def _instructions(self) -> pa.DictionaryArray:
         """One text per episode: what `columns.instruction` says in its first row, else its only task.
 
         Data files are opened for those episodes alone of which the metadata leave it open. Empty where there is no
         task, and where the data file is not here: such an episode cannot be read, which the download stage reports.
         """
-        counts_E, texts = self._listed.only_tasks()
-        column = self._columns.instruction
-        if column is not None:
-            is_open_E = counts_E != 1 if self._info.is_task_index(column) else np.ones(len(counts_E), dtype=bool)
-            found = self._texts_in_data(np.flatnonzero(is_open_E), column)
-            texts = pc.replace_with_mask(texts, pa.array(is_open_E), pa.array(found, pa.string()))
-        elif (counts_E > 1).any():
-            row = int(np.argmax(counts_E > 1))
+        listed, column = self._listed, self._columns.instruction
+        if column is None and (listed.counts_E > 1).any():
+            row = int(np.argmax(listed.counts_E > 1))
             choices = ", ".join(self._info.task_columns()) or "none that could"
             raise DataError(
-                f"{self._listed.where}: episode {self._listed.ids_E[row]}: expected one task, found "
-                f"{self._listed.tasks[row].as_py()}. Name the column that says which one holds in "
-                f"data.columns.instruction (the dataset has {choices})."
+                f"{listed.where}: episode {listed.ids_E[row]}: expected one task, found {listed.tasks(row)}. Name the "
+                f"column that says which one holds in data.columns.instruction (the dataset has {choices})."
             )
-        return texts.fill_null("")
+        if column is None:
+            return listed.instructions({})
+        is_open_E = listed.counts_E != 1 if self._info.is_task_index(column) else listed.counts_E >= 0
+        return listed.instructions(self._texts_in_data(np.flatnonzero(is_open_E).tolist(), column))
 
-    def _texts_in_data(self, rows_R: Int64[np.ndarray, "R"], column: str) -> list[str]:
-        """What a column of the data files says in the first rows of some episodes."""
+    def _texts_in_data(self, rows: list[int], column: str) -> dict[int, str]:
+        """What a column of the data files says in the first rows of some episodes: row in the list -> text."""
         files: dict[Path, list[tuple[int, int]]] = defaultdict(list)
-        for place, row in enumerate(rows_R.tolist()):
-            rows = self._rows(row)
-            files[rows.path].append((place, rows.start))
-        texts = [""] * len(rows_R)
+        for row in rows:
+            place = self._rows(row)
+            files[place.path].append((row, place.start))
+        texts: dict[int, str] = {}
         for path, wanted in files.items():
+            own, starts = zip(*wanted, strict=True)
+            texts |= dict.fromkeys(own, "")
             if self._is_here(path):
-                places, starts = zip(*wanted, strict=True)
-                ids = self._listed.ids_E[rows_R[list(places)]].tolist()
-                values = read_table(self._path(rows_R[places[0]], path), [column])[column]
-                found = texts_of(values, starts, ids, self._tasks, where=f"{self._folder.root / path}: {column}")
-                for place, text in zip(places, found, strict=True):
-                    texts[place] = text
+                values = read_table(self._path(own[0], path), [column])[column]
+                where = f"{self._folder.root / path}: {column}"
+                found = texts_of(values, starts, self._listed.ids_E[list(own)].tolist(), self._tasks, where=where)
+                texts |= dict(zip(own, found, strict=True))
         return texts
 
     def _is_here(self, path: Path) -> bool:

@@ -60,7 +60,7 @@ class EpisodeFiles(LeRobotDataset):
 
     @cached_property
     def _tasks(self) -> Mapping[int, str]:
-        return {int(row["task_index"]): str(row["task"]) for row in self._task_rows}
+        return {row["task_index"]: str(row["task"]) for row in self._task_rows}
 
     def metadata_files(self) -> list[Path]:
         """Description, tasks, episodes, and their statistics where there are any."""
@@ -114,9 +114,14 @@ class EpisodeFiles(LeRobotDataset):
         columns = {*self._state.columns, *self._actions.columns}
         stats = {}
         for line in read_lines(path, ("episode_index", "stats")):
-            where = f"{path}: episode {line['episode_index']}"
-            kept = columns.intersection(line["stats"])
-            stats[int(line["episode_index"])] = {name: _range(line["stats"][name], f"{where}, {name}") for name in kept}
+            episode, recorded = line["episode_index"], line["stats"]
+            try:
+                stats[int(episode)] = {name: _range(recorded[name]) for name in columns.intersection(recorded)}
+            except (KeyError, TypeError, ValueError) as error:
+                raise DataError(
+                    f"{path}: episode {episode}: expected lists of numbers min and max of each column, found "
+                    f"{error!r}. Repair the dataset."
+                ) from None
         return stats
 
 
@@ -157,29 +162,20 @@ def _mapping(line: str, keys: tuple[str, ...], *, where: str) -> dict[str, Any]:
 
 def read_episodes(path: Path, texts: Mapping[str, str]) -> EpisodeList:
     """The list of episodes in a file of JSON lines; tasks named by a key of `texts` get its text."""
-    rows = []
+    ids, lengths, tasks = [], [], []
     for line in read_lines(path, ("episode_index", "length")):
-        tasks = line.get("tasks") or []
-        tasks = [tasks] if isinstance(tasks, str) else tasks
-        rows.append((line["episode_index"], line["length"], [texts.get(task, task) for task in tasks]))
+        named = line.get("tasks") or []
+        ids.append(line["episode_index"])
+        lengths.append(line["length"])
+        tasks.append([named] if isinstance(named, str) else named)
     try:
-        rows.sort(key=lambda row: row[0])
-        ids, lengths, tasks_E = zip(*rows, strict=True) if rows else ((), (), ())
-        ids_E, lengths_E = np.array(ids, dtype=np.int64), np.array(lengths, dtype=np.int64)
-        tasks_of = pa.array(tasks_E, pa.list_(pa.string()))
-    except (TypeError, ValueError, pa.ArrowException) as error:
-        raise DataError(f"{path}: expected numbers and texts, {error}. Repair the dataset.") from None
-    twice = ids_E[1:][np.diff(ids_E) == 0]
-    if len(twice):
-        raise DataError(f"{path}: expected each episode once, found {twice[0]} again. Repair the dataset.")
-    return EpisodeList(str(path), ids_E, lengths_E, tasks_of)
+        numbers = np.array([ids, lengths] if ids else np.zeros((2, 0), dtype=np.int64)).astype(np.int64, casting="safe")
+        lists = pa.array([[texts.get(task, task) for task in named] for named in tasks], pa.list_(pa.string()))
+    except (TypeError, ValueError, OverflowError, pa.ArrowException) as error:
+        raise DataError(f"{path}: expected whole numbers and texts, {error}. Repair the dataset.") from None
+    return EpisodeList.of(str(path), numbers[0], numbers[1], [lists])
 
 
-def _range(stats: Any, where: str) -> Range:
-    try:
-        low, high = (np.array(stats[side], dtype=np.float64).ravel() for side in ("min", "max"))
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(
-            f"{where}: expected lists of numbers min and max, found {error!r}. Repair the dataset."
-        ) from None
+def _range(stats: Any) -> Range:
+    low, high = (np.array(stats[side], dtype=np.float64).ravel() for side in ("min", "max"))
     return low, high

@@ -33,7 +33,7 @@ class LeRobotV21(EpisodeFiles):
 
     def episodes(self) -> pa.Table:
         """The columns of EPISODES."""
-        return pa.table(self._episode_columns, schema=EPISODES)
+        return pa.table(self._episode_columns(), schema=EPISODES)
 
     def claims(self) -> Claims:
         """Totals by `info.json`."""

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jaxtyping import Int64
+from numpy.typing import DTypeLike
 
 from vla.columns import Columns
 from vla.errors import DataError
@@ -27,7 +28,14 @@ VERSION = "v3."
 TASKS, EPISODE_TABLES = "meta/tasks.parquet", "meta/episodes"
 TASK_TEXT = ("task", "__index_level_0__")
 """The text is the index of a pandas frame: LeRobot 0.6 names it, 0.4 does not."""
-EPISODE_COLUMNS = ["episode_index", "length", "tasks", "data/chunk_index", "data/file_index", "dataset_from_index"]
+NUMBERS = {
+    "episode_index": np.int64,
+    "length": np.int64,
+    "data/chunk_index": np.int32,
+    "data/file_index": np.int32,
+    "dataset_from_index": np.int64,
+}
+CLIP = (("chunk_index", np.int32), ("file_index", np.int32), ("from_timestamp", np.float64))
 
 
 def recognises(root: Path) -> bool:
@@ -55,14 +63,7 @@ class LeRobotV30(LeRobotDataset):
     def __init__(self, folder: Folder, columns: Columns, *, name: str) -> None:
         super().__init__(folder, columns, Info.read(folder, version=VERSION), name=name)
         self._tables = _tables(folder)
-        table = self._read_episode_table()
-        self._episodes = EpisodeList(
-            where=str(folder.root / EPISODE_TABLES),
-            ids_E=table["episode_index"].to_numpy(),
-            lengths_E=table["length"].to_numpy(),
-            tasks=table["tasks"].combine_chunks().cast(pa.list_(pa.string())),
-        )
-        self._placed = {name: table[name].to_numpy() for name in table.column_names if name != "tasks"}
+        self._placed, self._episodes = self._read_episode_tables()
 
     @property
     def _listed(self) -> EpisodeList:
@@ -71,7 +72,7 @@ class LeRobotV30(LeRobotDataset):
     def episodes(self) -> pa.Table:
         """The columns of EPISODES."""
         self._episodes.check_known(self._tasks, TASKS)
-        return pa.table(self._episode_columns, schema=EPISODES)
+        return pa.table(self._episode_columns(), schema=EPISODES)
 
     def claims(self) -> Claims:
         """Totals by `info.json`."""
@@ -132,23 +133,44 @@ class LeRobotV30(LeRobotDataset):
         """First row of each episode in its file: `dataset_from_index` counts over the whole dataset."""
         begin_E = self._placed["dataset_from_index"]
         chunk_E, file_E = (self._placed[f"data/{part}_index"] for part in ("chunk", "file"))
-        _, place_E = np.unique(chunk_E * (file_E.max(initial=0) + 1) + file_E, return_inverse=True)
+        _, place_E = np.unique(
+            chunk_E.astype(np.int64) * (int(file_E.max(initial=0)) + 1) + file_E, return_inverse=True
+        )
         first_F = np.full(place_E.max(initial=-1) + 1, np.iinfo(np.int64).max)
         np.minimum.at(first_F, place_E, begin_E)
         return np.asarray(begin_E - first_F[place_E])
 
-    def _read_episode_table(self) -> pa.Table:
-        """The episode table in episode order, without its statistics; `file` and `place` are where each row lies."""
-        parts = ("chunk_index", "file_index", "from_timestamp")
-        columns = [*EPISODE_COLUMNS, *(f"videos/{column}/{part}" for column in self._video_columns for part in parts)]
-        tables = []
+    def _read_episode_tables(self) -> tuple[dict[str, np.ndarray], EpisodeList]:
+        """Where each episode lies, by the names of the columns that say so, and the list of episodes.
+
+        `file` and `place` are where the episode table itself has an episode.
+        """
+        columns = {**NUMBERS, **{f"videos/{name}/{part}": kind for name in self._video_columns for part, kind in CLIP}}
+        parts: dict[str, list[np.ndarray]] = {name: [] for name in (*columns, "file", "place")}
+        tasks = []
         for number, name in enumerate(self._tables):
-            table = read_table(self._folder.path(name), columns).select(columns)
-            table = table.append_column("file", pa.array(np.full(len(table), number)))
-            tables.append(table.append_column("place", pa.array(np.arange(len(table)))))
-        table = pa.concat_tables(tables, promote_options="permissive")
-        ids_E = table["episode_index"].to_numpy()
-        return table if (np.diff(ids_E) > 0).all() else table.sort_by("episode_index")
+            table = read_table(self._folder.path(name), [*columns, "tasks"])
+            for column, kind in columns.items():
+                parts[column].append(_numbers(table, column, kind, where=str(self._folder.root / name)))
+            parts["file"].append(np.full(len(table), number, dtype=np.int32))
+            parts["place"].append(np.arange(len(table), dtype=np.int32))
+            tasks.append(table["tasks"].combine_chunks())
+        placed = {name: np.concatenate(pieces) for name, pieces in parts.items()}
+        where = str(self._folder.root / EPISODE_TABLES)
+        listed = EpisodeList.of(where, placed["episode_index"], placed["length"], tasks)
+        order_E = np.argsort(placed["episode_index"], kind="stable")
+        return {name: values[order_E] for name, values in placed.items()}, listed
+
+
+def _numbers(table: pa.Table, column: str, kind: DTypeLike, *, where: str) -> np.ndarray:
+    """A column without missing numbers."""
+    values = table[column]
+    if values.null_count or not (pa.types.is_integer(values.type) or pa.types.is_floating(values.type)):
+        raise DataError(
+            f"{where}: {column}: expected a number in every row, found {values.type} with {values.null_count} missing. "
+            f"Repair the dataset."
+        )
+    return values.to_numpy().astype(kind)
 
 
 def _tables(folder: Folder) -> list[str]:
