@@ -4,7 +4,8 @@ A dataset of many files on a network disk is never looked over as a whole: a sta
 once per process.
 """
 
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,16 +40,22 @@ class Folder:
             self._seen.add(name)
         return path
 
+    def paths(self, names: Iterable[str]) -> list[Path]:
+        """The paths of several files that are read together."""
+        return [self.path(name) for name in names]
+
+    def has(self, relative: str | Path) -> bool:
+        """Whether there is such a file: one of the manifest's, where there is one."""
+        name = Path(relative).as_posix()
+        return (self.root / name).is_file() if self.listed is None else name in self.listed
+
     def names(self, below: str = "", suffix: str = "") -> list[str]:
         """The files below the folder `below` whose names end with `suffix`, relative to the root, sorted.
 
         They are those of the manifest where there is one, so that a file that came later is not read unnoticed;
         elsewhere those that are there. Hidden ones are left out.
         """
-        if self.listed is not None:
-            return matching(self.listed, below, suffix)
-        found = [path.relative_to(self.root) for path in (self.root / below).rglob(f"*{suffix}") if path.is_file()]
-        return sorted(path.as_posix() for path in found if not any(part.startswith(".") for part in path.parts))
+        return matching(_walk(self.root / below, self.root) if self.listed is None else self.listed, below, suffix)
 
     def _compare(self, name: str, path: Path) -> None:
         try:
@@ -64,6 +71,14 @@ class Folder:
             raise DataError(f"{path}: expected {known.size} bytes as at download, found {status.st_size}. {REFRESH}")
         if known.mtime_ns is not None and status.st_mtime_ns != known.mtime_ns:
             raise DataError(f"{path}: expected the file as it was at download, found one written since. {REFRESH}")
+
+
+def _walk(folder: Path, root: Path) -> Iterator[str]:
+    """The files below `folder`, by its listings alone: a network disk is not asked about every file."""
+    for place, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        above = Path(place).relative_to(root)
+        yield from ((above / name).as_posix() for name in files if not name.startswith("."))
 
 
 def matching(names: Iterable[str], below: str, suffix: str) -> list[str]:

@@ -203,19 +203,16 @@ class LeRobotDataset(ABC):
             place = self._rows(row)
             files[place.path].append((row, place.start))
         texts: dict[int, str] = {}
+        self._folder.paths(path.as_posix() for path in files if self._folder.has(path))  # together, if from elsewhere
         for path, wanted in files.items():
             own, starts = zip(*wanted, strict=True)
             texts |= dict.fromkeys(own, "")
-            if self._is_here(path):
+            if self._folder.has(path):
                 values = read_table(self._path(own[0], path), [column])[column]
                 where = f"{self._folder.root / path}: {column}"
                 found = texts_of(values, starts, self._listed.ids_E[list(own)].tolist(), self._tasks, where=where)
                 texts |= dict(zip(own, found, strict=True))
         return texts
-
-    def _is_here(self, path: Path) -> bool:
-        listed = self._folder.listed
-        return (self._folder.root / path).is_file() if listed is None else path.as_posix() in listed
 
     def _take(self, episode_id: int, column: str, steps_N: Steps_N) -> tuple[pa.ChunkedArray, str]:
         """A column's values at some steps of an episode; only what lies between the first and the last is decoded."""

@@ -64,7 +64,7 @@ class EpisodeFiles(LeRobotDataset):
 
     def metadata_files(self) -> list[Path]:
         """Description, tasks, episodes, and their statistics where there are any."""
-        optional = [path for path in (Path(STATS),) if self._is_here(path)]
+        optional = [path for path in (Path(STATS),) if self._folder.has(path)]
         return sorted([Path(INFO), Path(TASKS), Path(EPISODES), *optional])
 
     def recorded_ranges(self, episode_id: int) -> dict[str, Range]:
@@ -108,7 +108,7 @@ class EpisodeFiles(LeRobotDataset):
     @cached_property
     def _stats(self) -> dict[int, dict[str, Range]]:
         """Episode -> column -> range, of the columns of state and actions."""
-        if not self._is_here(Path(STATS)):
+        if not self._folder.has(Path(STATS)):
             return {}
         path = self._folder.path(STATS)
         columns = {*self._state.columns, *self._actions.columns}

@@ -56,16 +56,25 @@ class FetchingFolder(Folder):
 
     def path(self, relative: str | Path) -> Path:
         """The path of a file, which is there then."""
-        name = Path(relative).as_posix()
-        if name in self._available:
-            self._fetch([name])
-        return super().path(name)
+        self._get([Path(relative).as_posix()])
+        return super().path(relative)
+
+    def paths(self, names: Iterable[str]) -> list[Path]:
+        """The paths of several files, which are fetched together."""
+        names = list(names)
+        self._get(names)
+        return super().paths(names)
+
+    def has(self, relative: str | Path) -> bool:
+        """Whether the origin has such a file."""
+        return Path(relative).as_posix() in self._available
 
     def names(self, below: str = "", suffix: str = "") -> list[str]:
-        """The files that the origin has below a folder; all are fetched, since a format lists what it will read."""
-        found = matching(self._available, below, suffix)
-        self._fetch(found)
-        return found
+        """The files that the origin has below a folder."""
+        return matching(self._available, below, suffix)
+
+    def _get(self, names: list[str]) -> None:
+        self._fetch([name for name in names if name in self._available])
 
 
 def point_to(origin: Origin, cfg: SourceConfig, *, name: str, source: Mapping[str, Any]) -> Manifest:
