@@ -148,8 +148,8 @@ class LeRobotV30(LeRobotDataset):
         columns = {**NUMBERS, **{f"videos/{name}/{part}": kind for name in self._video_columns for part, kind in CLIP}}
         parts: dict[str, list[np.ndarray]] = {name: [] for name in (*columns, "file", "place")}
         tasks = []
-        for number, name in enumerate(self._tables):
-            table = read_table(self._folder.path(name), [*columns, "tasks"])
+        for number, (name, path) in enumerate(zip(self._tables, self._folder.paths(self._tables), strict=True)):
+            table = read_table(path, [*columns, "tasks"])
             for column, kind in columns.items():
                 parts[column].append(_numbers(table, column, kind, where=str(self._folder.root / name)))
             parts["file"].append(np.full(len(table), number, dtype=np.int32))
