@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from vla.errors import DataError
-from vla.formats import EPISODES
+from vla.formats import EPISODES, Claims
 from vla.normalization import Statistics
 from vla.terms import DatasetSchema, Steps
 
@@ -34,6 +34,8 @@ class ArrayEpisode:
     image_errors: Mapping[str, str] = field(default_factory=dict)
     frame_counts: Mapping[str, int] = field(default_factory=dict)
     """View -> frames in its own video file, for views that have one."""
+    block_error: str = ""
+    """Makes finding the places fail at which reading images can begin."""
     recorded: Mapping[str, Any] = field(default_factory=dict)
     """`state` and `actions` -> their range by the dataset's own statistics."""
     supervised: int | None = None
@@ -57,6 +59,7 @@ class ArrayDataset:
             "robot": "none",
         }
         self.schema = DatasetSchema(**{**described, **schema})
+        self.claimed = Claims()
 
     def episodes(self) -> pa.Table:
         rows = [self._episodes[number] for number in self._ids]
@@ -77,7 +80,10 @@ class ArrayDataset:
         episode = self._episodes[episode_id]
         if view in episode.image_errors:
             raise DataError(episode.image_errors[view])
-        return episode.images[view] if steps_N is None else episode.images[view][steps_N]
+        frames = episode.images[view]
+        if steps_N is not None and len(steps_N) and steps_N.max() >= len(frames):
+            raise DataError(f"expected a frame for step {steps_N.max()}, found {len(frames)}")
+        return frames if steps_N is None else frames[steps_N]
 
     def frame_count(self, episode_id: int, view: str) -> int | None:
         return self._episodes[episode_id].frame_counts.get(view)
@@ -86,6 +92,8 @@ class ArrayDataset:
         raise DataError("expected no request for depth")
 
     def block_starts(self, episode_id: int) -> np.ndarray:
+        if self._episodes[episode_id].block_error:
+            raise DataError(self._episodes[episode_id].block_error)
         return np.zeros(1, dtype=np.int64)
 
     def recorded_ranges(self, episode_id: int) -> Mapping[str, Any]:
@@ -93,6 +101,34 @@ class ArrayDataset:
 
     def uid_parts(self, episode_id: int) -> tuple[str, int]:
         return self.schema.name, episode_id
+
+    def metadata_files(self) -> list[Path]:
+        return []
+
+    def episode_files(self, episode_id: int) -> list[Path]:
+        return []
+
+    def data_folders(self) -> tuple[str, ...]:
+        return ()
+
+    def claims(self) -> Claims:
+        return self.claimed
+
+
+def make_sources(*datasets: Any, left_out: Mapping[str, int] | None = None) -> Any:
+    """The datasets as `vla.data.sources` opens them, the first as the main one, with an empty manifest each."""
+    from vla.data.manifest import Manifest
+    from vla.data.selection import Selected
+    from vla.data.sources import Source, Sources
+
+    manifest = Manifest("arrays", {"kind": "local"}, "/nowhere", files=())
+    chosen = [Selected(data.episodes().select(EPISODES.names), left_out or {}) for data in datasets]
+    return Sources(
+        [
+            Source(data.schema.name, number, data, manifest, selected, None)
+            for number, (data, selected) in enumerate(zip(datasets, chosen, strict=True))
+        ]
+    )
 
 
 def make_episode(length: int = 6, *, seed: int = 0, **changes: Any) -> ArrayEpisode:

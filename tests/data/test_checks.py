@@ -1,24 +1,27 @@
-"""Each check finds its fault, says where it is, and finds nothing else."""
+"""Each check of an episode finds its fault, says where it is, and finds nothing else."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
-from builders import ArrayDataset, ArrayEpisode, make_episode
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
+from builders import FPS, ArrayDataset, ArrayEpisode, make_episode, make_sources
+from inspections import findings, inspected
 
-from vla.data.checks import DATASET_CHECKS, EPISODE_CHECKS, SURVEY_CHECKS, Finding
-from vla.data.survey import Extremes, Survey
-from vla.data.validate import ValidateConfig, inspect
-
-SETTINGS = {"holdout": 0.1, "on_bad_episode": "stop", "timestamp_tolerance": 0.01, "warn_only": []}
+from vla.data.inspection import ALL_CHECKS, EPISODE_CHECKS
+from vla.data.recording import View
 
 
-def findings(data: ArrayDataset, *, listed: frozenset[str] = frozenset(), **settings: object) -> list[Finding]:
-    cfg = ValidateConfig.parse({**SETTINGS, **settings}, where="test")
-    return list(inspect(data, cfg, listed=listed).findings)
+class Counting(ArrayDataset):
+    """Notes the steps whose frames it is asked for."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.asked: list[list[int]] = []
+
+    def images(self, episode_id: int, view: str, steps_N: np.ndarray | None = None) -> np.ndarray:
+        self.asked.append([] if steps_N is None else steps_N.tolist())
+        return super().images(episode_id, view, steps_N)
 
 
 def among_sound_ones(faulty: ArrayEpisode) -> ArrayDataset:
@@ -30,6 +33,21 @@ def with_value(values: np.ndarray, place: tuple[int, int], value: float) -> np.n
     changed = values.copy()
     changed[place] = value
     return changed
+
+
+def still(episode: ArrayEpisode, stretch: slice) -> ArrayEpisode:
+    """The wrist camera shows one frame during the stretch."""
+    frames = episode.images["wrist"].copy()
+    frames[stretch] = frames[stretch.start]
+    return replace(episode, images={**episode.images, "wrist": frames})
+
+
+def recorded(**changes: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Ranges as a dataset records them."""
+    columns = {"state": changes.get("state_TS", SOUND.state_TS), "actions": changes.get("actions_TA", SOUND.actions_TA)}
+    return {
+        name: (values.min(axis=0).astype(float), values.max(axis=0).astype(float)) for name, values in columns.items()
+    }
 
 
 SOUND = make_episode(seed=5)
@@ -54,22 +72,50 @@ EPISODE_FAULTS = {
         replace(SOUND, image_errors={"wrist": "row 3: expected PNG, found 12 bytes of text"}),
         "view wrist: row 3: expected PNG",
     ),
-    "frames": (
+    "decodable, missing frames": (
         replace(SOUND, images={**SOUND.images, "wrist": FRAMES[:4]}),
+        "view wrist: expected a frame for step 5, found 4",
+    ),
+    "decodable, blocks": (replace(SOUND, block_error="front.mp4: expected key frames"), "front.mp4: expected key"),
+    "frames, fewer": (
+        replace(SOUND, frame_counts={"wrist": 4}),
         "view wrist: expected 6 frames, one per step, found 4",
+    ),
+    "frames, more": (
+        replace(SOUND, frame_counts={"wrist": 8, "front": 6}),
+        "view wrist: expected 6 frames, one per step, found 8",
     ),
     "frames, size": (
         replace(SOUND, images={**SOUND.images, "wrist": FRAMES[:, :3]}),
         "view wrist: expected 4x6 pixels, found 3x6",
     ),
-    "timestamps": (
+    "timestamps, frozen": (
         replace(SOUND, timestamp_T=np.array([0, 0.1, 0.2, 0.2, 0.3, 0.4])),
-        "step 3: expected a timestamp 0.1 s after the one before, found 0 s (1 of 5 steps)",
+        "step 3: expected a timestamp 0.1 s after the one before, found the same timestamp (1 of 5 steps)",
     ),
-    "timestamps, drift": (replace(SOUND, timestamp_T=SOUND.timestamp_T * 1.1), "found 0.11 s (5 of 5 steps)"),
+    "timestamps, backwards": (
+        replace(SOUND, timestamp_T=np.array([0, 0.1, 0.2, 0.3, 0.4, 0.05])),
+        "step 5: expected a timestamp 0.1 s after the one before, found one 0.35 s before it (1 of 5 steps)",
+    ),
+    "timestamps, gap": (
+        replace(SOUND, timestamp_T=np.array([0, 0.1, 0.7, 0.8, 0.9, 1.0])),
+        "step 2: expected a timestamp 0.1 s after the one before, found a gap of 0.6 s (1 of 5 steps)",
+    ),
+    "timestamps, hurry": (
+        replace(SOUND, timestamp_T=SOUND.timestamp_T * 0.9),
+        "step 1: expected a timestamp 0.1 s after the one before, found 0.09 s (5 of 5 steps)",
+    ),
     "timestamps, nan": (
         replace(SOUND, timestamp_T=np.array([0, 0.1, np.nan, 0.3, 0.4, 0.5])),
-        "step 2: expected a timestamp 0.1 s after the one before, found nan s (2 of 5 steps)",
+        "step 2: expected a timestamp 0.1 s after the one before, found no number (2 of 5 steps)",
+    ),
+    "recorded_range": (
+        replace(SOUND, recorded={"state": (np.array([-9.0, 0.0, -9.0]), np.full(3, 9.0))}),
+        "expected state s1 within the recorded 0 to 9, found -",
+    ),
+    "recorded_range, action": (
+        replace(SOUND, recorded={"actions": (np.zeros(2), np.ones(2))}),
+        "expected action a0 within the recorded 0 to 1, found ",
     ),
     "instruction": (replace(SOUND, instruction="  "), "expected an instruction, found an empty text"),
     "black_view": (
@@ -80,14 +126,27 @@ EPISODE_FAULTS = {
         replace(SOUND, images={**SOUND.images, "front": np.repeat(FRAMES[:1], 6, axis=0)}),
         "view front: expected a changing picture, found 6 equal frames",
     ),
+    "frozen_stretch": (
+        still(make_episode(60, seed=5), slice(10, 40)),
+        "view wrist, step 10: expected a changing picture while the state moves, found 30 equal frames (50% of the",
+    ),
+    "after_terminal": (
+        replace(SOUND, supervised=4),
+        "step 4: expected the end after a terminal step, found 2 of 6 steps more: their actions are not supervised",
+    ),
 }
+
+
+WARNINGS = {"after_terminal", "frozen_stretch"}
 
 
 @pytest.mark.parametrize("fault", EPISODE_FAULTS)
 def test_a_faulty_episode_is_found_by_its_check_alone(fault):
     episode, message = EPISODE_FAULTS[fault]
     [finding] = findings(among_sound_ones(episode))
-    assert (finding.check, finding.episode_id, finding.level) == (fault.split(",")[0], 7, "error")
+    name = fault.split(",")[0]
+    assert (finding.check, finding.episode_id, finding.where) == (name, 7, "episode 7")
+    assert finding.level == ("warning" if name in WARNINGS else "error")
     assert message in finding.message
 
 
@@ -100,7 +159,7 @@ def test_sound_episodes_have_no_findings():
 
 
 def test_names_of_checks_are_distinct():
-    names = [check.name for checks in (DATASET_CHECKS, EPISODE_CHECKS, SURVEY_CHECKS) for check in checks]
+    names = [check.name for check in ALL_CHECKS]
     assert len(names) == len(set(names))
 
 
@@ -138,98 +197,91 @@ def test_a_single_step_is_not_frozen():
     assert findings(ArrayDataset([make_episode(1), make_episode(6, seed=3)])) == []
 
 
-@pytest.mark.parametrize(
-    ("schema", "check", "message"),
-    [
-        ({"fps": 0.0}, "schema", "expected a positive fps, found 0"),
-        ({"action_names": ("x", "x")}, "schema", "expected distinct action names, found x more than once"),
-        ({"state_names": ()}, "schema", "expected at least one state dimension, found none"),
-        ({"views": {}}, "schema", "expected at least one view, found none"),
-        ({"views": {"front": (0, 6)}}, "schema", "view front: expected a positive image size, found 0x6"),
-    ],
-)
-def test_a_faulty_schema_is_found_before_any_episode_is_read(schema, check, message):
-    unreadable = replace(SOUND, error="never read")
-    assert findings(ArrayDataset([unreadable], **schema)) == [Finding(check, None, message, "error")]
+def test_float32_timestamps_of_an_hour_are_in_time():
+    hour = np.arange(36_000, dtype=np.float32) / np.float32(FPS)
+    episode = make_episode(6)
+    late = replace(episode, timestamp_T=hour[-6:].astype(np.float64))
+    assert findings(ArrayDataset([late]), timestamp_tolerance=1e-5) == []
+    # At the start of an episode the same deviation is none of rounding.
+    early = replace(episode, timestamp_T=episode.timestamp_T + np.repeat([0, 2e-4], 3))
+    assert [finding.check for finding in findings(ArrayDataset([early]), timestamp_tolerance=1e-5)] == ["timestamps"]
 
 
-def test_an_episode_without_steps_is_found():
-    [finding] = findings(ArrayDataset([SOUND, replace(SOUND, length=0)], ids=[2, 4]))
-    assert (finding.check, finding.message) == (
-        "episode_list",
-        "expected at least one step per episode, found none in 4",
-    )
+def test_recorded_ranges_may_be_rounded_but_not_otherwise_differ():
+    low, high = recorded()["state"]
+    rounded = {"state": (low.astype(np.float32).astype(float), np.nextafter(high.astype(np.float32), -9).astype(float))}
+    assert findings(ArrayDataset([replace(SOUND, recorded=rounded)])) == []
+    narrow = {"state": (low, high - [0, 1e-4, 0])}
+    [finding] = findings(ArrayDataset([replace(SOUND, recorded=narrow)]))
+    assert finding.message.startswith(f"step {SOUND.state_TS[:, 1].argmax()}: expected state s1 within")
+    assert finding.message.endswith("(1 of 6 steps, 1 of 3 dimensions)")
 
 
-def test_an_episode_id_that_occurs_twice_is_found():
-    [finding] = findings(ArrayDataset([SOUND, make_episode(seed=1)], ids=[2, 2]))
-    assert (finding.check, finding.message) == ("episode_list", "expected distinct episode ids, found 2 more than once")
+def test_columns_that_have_changed_places_are_recognised_by_the_recorded_ranges():
+    rng = np.random.default_rng(0)
+    first, second = (rng.normal(size=(6, 3)).astype(np.float32) for _ in range(2))
+    names = {"action_names": ("a0", "a1", "a2")}
+    swapped = replace(SOUND, state_TS=second, actions_TA=first, recorded=recorded(state_TS=first, actions_TA=second))
+    assert [finding.message for finding in findings(ArrayDataset([swapped], **names))] == [
+        "expected the recorded state, found the recorded actions: the columns are swapped",
+        "expected the recorded actions, found the recorded state: the columns are swapped",
+    ]
 
 
-def test_a_data_file_that_the_manifest_does_not_list_is_found(tmp_path):
-    class WithFiles(ArrayDataset):
-        def files(self):
-            return [tmp_path / name for name in ("a.parquet", "b.parquet")]
-
-    [finding] = findings(WithFiles([SOUND]), listed=frozenset({(tmp_path / "a.parquet").as_posix()}))
-    assert finding.check == "files"
-    assert "b.parquet" in finding.message
-    assert "a.parquet" not in finding.message
+def test_a_camera_may_stand_still_while_nothing_moves():
+    episode = still(make_episode(60, seed=5), slice(10, 40))
+    episode.state_TS[10:40] = episode.state_TS[10]
+    assert findings(ArrayDataset([episode])) == []
 
 
-def test_a_constant_dimension_is_a_warning_with_its_value():
-    episodes = [make_episode(seed=seed) for seed in range(3)]
-    for episode in episodes:
-        episode.state_TS[:, 1] = 0.5
-    [finding] = findings(ArrayDataset(episodes))
-    assert finding == Finding(
-        "constant_dimension", None, "state s1 is always 0.5: normalisation maps it to 0", "warning"
-    )
+@pytest.mark.parametrize(("stop", "is_found"), [(29, False), (31, True)])
+def test_a_short_standstill_is_no_finding(stop, is_found):
+    # Two seconds are 20 steps, of 60 steps a third.
+    found = findings(ArrayDataset([still(make_episode(60, seed=5), slice(10, stop))]))
+    assert [finding.check for finding in found] == ["frozen_stretch"] * is_found
 
 
-def test_a_dimension_that_is_constant_in_one_episode_only_is_fine():
-    constant = make_episode(seed=1)
-    constant.state_TS[:, 1] = 0.5
-    assert findings(ArrayDataset([constant, make_episode(seed=2)])) == []
+def test_only_the_ends_and_the_middle_are_decoded_on_request():
+    data = Counting([make_episode(9)])
+    assert findings(data, frames="ends") == []
+    assert data.asked == [[0, 4, 8], [0, 4, 8]]
+    data.asked.clear()
+    inspection = inspected(make_sources(data), frames="none")
+    assert data.asked == []
+    assert inspection.survey.pictures == {}
 
 
-def test_a_saturated_action_is_a_warning_with_its_share():
-    actions = np.linspace(-1, 0.5, 20, dtype=np.float32)[:, None].repeat(2, axis=1)
-    actions[:8, 1] = 1.0
-    [finding] = findings(ArrayDataset([make_episode(20, actions_TA=actions)]))
-    assert (finding.check, finding.level) == ("action_saturation", "warning")
-    assert finding.message == "action a1 is 1, the high end of its range, in 40% of the steps"
+def test_faults_of_pictures_are_found_by_their_ends_too():
+    frozen = {**SOUND.images, "front": np.repeat(FRAMES[:1], 6, axis=0)}
+    dark = {**SOUND.images, "front": FRAMES * 0}
+    for images, check in ((frozen, "frozen_view"), (dark, "black_view")):
+        [finding] = findings(ArrayDataset([replace(SOUND, images=images)]), frames="ends")
+        assert finding.check == check
+    last = replace(SOUND, images={**SOUND.images, "front": FRAMES[:5]})
+    assert [finding.check for finding in findings(ArrayDataset([last]), frames="ends")] == ["decodable"]
 
 
-def test_a_gripper_that_is_only_ever_open_or_shut_is_not_saturated():
-    actions = make_episode(20).actions_TA
-    actions[:, 1] = np.sign(actions[:, 1])
-    assert findings(ArrayDataset([make_episode(20, actions_TA=actions)])) == []
+def test_long_episodes_are_decoded_in_pieces(monkeypatch):
+    monkeypatch.setattr("vla.data.recording.PIECE_BYTES", 4 * 6 * 3 * 4)
+    whole = make_episode(10)
+    data = Counting([whole])
+    assert findings(data) == []
+    assert data.asked == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]] * 2
+    # A repetition across the edge of two pieces is one.
+    [finding] = findings(Counting([replace(whole, images={**whole.images, "wrist": whole.images["wrist"][[0] * 10]})]))
+    assert finding.message == "view wrist: expected a changing picture, found 10 equal frames"
 
 
-def test_a_recording_that_occurs_twice_is_a_warning_that_names_both():
-    data = ArrayDataset([SOUND, make_episode(seed=1), replace(SOUND, instruction="another text")], ids=[4, 5, 9])
-    [finding] = findings(data)
-    assert (finding.check, finding.level) == ("duplicate_episode", "warning")
-    assert finding.message == "episodes 4, 9 hold equal states and actions: they stay on one side of the split"
+def test_a_view_is_black_only_if_no_frame_is_bright():
+    frames = np.zeros((4, 2, 2, 3), dtype=np.uint8)
+    assert View.of(frames).is_black
+    frames[2] = 9
+    assert not View.of(frames).is_black
+    assert View.of(frames).is_repeat_N.tolist() == [False, True, False, False]
 
 
-@given(
-    values=hnp.arrays(np.float32, (12, 2), elements=st.integers(-2, 2).map(float)),
-    cut=st.integers(1, 11),
-)
-def test_extremes_of_parts_are_those_of_the_whole(values, cut):
-    extremes = Extremes.none(2)
-    extremes.add(values[:cut])
-    extremes.add(values[cut:])
-    assert extremes.low.tolist() == values.min(axis=0).tolist()
-    assert extremes.high.tolist() == values.max(axis=0).tolist()
-    assert extremes.at_low.tolist() == (values == values.min(axis=0)).sum(axis=0).tolist()
-    assert extremes.at_high.tolist() == (values == values.max(axis=0)).sum(axis=0).tolist()
-
-
-def test_a_long_dataset_keeps_a_bounded_number_of_steps_for_the_plots():
-    data = ArrayDataset([SOUND])
-    assert Survey.empty(data.schema, total_steps=100_000).every == 1
-    assert Survey.empty(data.schema, total_steps=100_001).every == 2
-    assert Survey.empty(data.schema, total_steps=10**8).every == 1000
+@pytest.mark.parametrize("name", ["timestamps", "instruction"])
+def test_a_skipped_check_finds_nothing(name):
+    faulty = replace(SOUND, instruction="", timestamp_T=SOUND.timestamp_T * 2)
+    found = findings(ArrayDataset([faulty]), skip=[name])
+    assert {finding.check for finding in found} == {"timestamps", "instruction"} - {name}

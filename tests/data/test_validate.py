@@ -1,19 +1,33 @@
 """The stage as a whole: on sound data, on faulty data under both settings, and its three outputs."""
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from builders import ArrayDataset, make_demonstration, make_episode, set_number, write_dataset_folder
+from builders import (
+    ArrayDataset,
+    make_demonstration,
+    make_episode,
+    make_sources,
+    set_number,
+    write_dataset_folder,
+)
+from inspections import SETTINGS, inspected
 
 from vla import keyed
-from vla.data import norm_stats, validate, validation_report
+from vla.data import norm_stats, sources, validate, validation_report
+from vla.data.checks import Finding, views
 from vla.data.episodes import SCHEMA, EpisodeTable
+from vla.data.inspection import ALL_CHECKS, Inspection
 from vla.data.manifest import Manifest
+from vla.data.survey import UNKNOWN, Survey
 from vla.data.validate import Config, ValidateConfig
+from vla.data.validation_record import make_record, make_table
 from vla.errors import ConfigError, DataError
 from vla.normalization import NormStats
 
@@ -26,7 +40,6 @@ DATA = {
         "views": {"front": "observation.images.front", "wrist": "observation.images.wrist"},
     },
 }
-SETTINGS = {"holdout": 0.2, "on_bad_episode": "stop", "timestamp_tolerance": 0.01, "warn_only": []}
 
 
 def config(**settings: object) -> Config:
@@ -141,29 +154,21 @@ def test_an_episode_is_known_by_its_contents_whatever_the_dataset_is_called():
     episodes = [make_episode(seed=seed) for seed in range(3)]
     contents = {}
     for name, data in (("first", ArrayDataset(episodes)), ("second", ArrayDataset(episodes[::-1]))):
-        inspection = validate.inspect(data, ValidateConfig.parse(SETTINGS, where="test"), listed=frozenset())
-        contents[name] = validate.make_table(inspection, name=name, holdout=0.2)["content"].to_pylist()
+        opened = make_sources(data)
+        contents[name] = make_table(inspected(opened), opened, holdout=0.2)["content"].to_pylist()
     assert contents["first"] == contents["second"][::-1]
 
 
 def test_norm_stats_leave_out_what_is_quarantined_or_held_out(faulty, tmp_path):
     episodes, _, _ = run(faulty, tmp_path, on_bad_episode="quarantine")
     out = tmp_path / "norm_stats.json"
-    cfg = norm_stats.Config.parse({"data": DATA, "norm_stats": {"memory_bytes": 0}}, where="test")
+    sections = {"norm_stats": {"weighting": "steps", "memory_bytes": 0}, "policy": {"action_horizon": 2}}
+    cfg = norm_stats.Config.parse({"data": DATA, "transforms": {}, **sections}, where="test")
     norm_stats.run(cfg, dataset=faulty, episodes=episodes, norm_stats=out)
     stats, table = NormStats.read(out), EpisodeTable.read(episodes, "train")
-    kept = [demonstrations()[number] for number in table.episode_id_E]
-    states = np.concatenate([made.state_TS for made in kept]).astype(np.float64)
+    states = np.concatenate([demonstrations()[number].state_TS for number in table.episode_id_E]).astype(np.float64)
     assert stats.state.count == len(states)
     np.testing.assert_allclose(stats.state.mean, states.mean(axis=0), rtol=1e-12)
-    assert np.array_equal(stats.state.q01, np.quantile(states, 0.01, axis=0))
-    assert stats.provenance == {
-        "data_name": "noise",
-        "dataset_digest": Manifest.read(faulty).digest,
-        "episodes_digest": table.digest,
-        "episodes": len(table),
-        "steps": len(states),
-    }
 
 
 def test_a_fault_of_the_dataset_stops_the_run_also_under_quarantine(tmp_path):
@@ -182,9 +187,9 @@ def test_a_fault_of_the_dataset_stops_the_run_also_under_quarantine(tmp_path):
 
 
 def problem(data: ArrayDataset, **settings: object) -> str:
-    cfg = ValidateConfig.parse({**SETTINGS, **settings}, where="test")
-    inspection = validate.inspect(data, cfg, listed=frozenset())
-    table = validate.make_table(inspection, name="arrays", holdout=cfg.holdout)
+    cfg, opened = ValidateConfig.parse({**SETTINGS, **settings}, where="test"), make_sources(data)
+    inspection = inspected(opened, **settings)
+    table = make_table(inspection, opened, holdout=cfg.holdout)
     return validate.find_problem(inspection, table, cfg, dataset=Path("data/dataset"))
 
 
@@ -211,7 +216,11 @@ def test_one_recording_cannot_be_both_trained_on_and_held_out():
     ("settings", "message"),
     [
         ({"warn_only": ["timestamp"]}, r"validate\.warn_only: .*Did you mean 'timestamps'\?"),
-        ({"warn_only": ["finite"]}, r"validate\.warn_only: .*expected some of black_view, frozen_view"),
+        ({"warn_only": ["finite"]}, r"validate\.warn_only: .*expected some of black_view, contents"),
+        ({"warn_only": ["frozen_stretch"]}, r"validate\.warn_only: .*Did you mean 'frozen_view'\?"),
+        ({"skip": ["shapes"]}, r"validate\.skip: .*expected some of action_saturation"),
+        ({"frames": "some"}, r"validate\.frames: input should be 'none', 'ends' or 'all'"),
+        ({"state_dim": 0}, r"validate\.state_dim: input should be greater than 0"),
         ({"holdout": 0.0}, r"validate\.holdout: input should be greater than 0"),
         ({"holdout": 1.0}, r"validate\.holdout: input should be less than 1"),
         ({"on_bad_episode": "skip"}, r"validate\.on_bad_episode: input should be 'stop' or 'quarantine'"),
@@ -222,16 +231,135 @@ def test_wrong_settings_are_explained(settings, message):
         config(**settings)
 
 
+def test_what_is_not_checked_is_said_in_plain_words(sound, tmp_path):
+    """As on slow storage: no frame, no timestamp, no file is looked at."""
+    _, validation, report = run(sound, tmp_path, frames="none", skip=["timestamps", "files", "surplus_files"])
+    record = json.loads(validation.read_text())
+    lines = [
+        "pictures: no frame was decoded (validate.frames is none)",
+        "timestamps: timestamps advance by 1 / fps (validate.skip names it)",
+        "files: every file that holds episodes is listed in the manifest (validate.skip names it)",
+        "black_view: no view is black for a whole episode (validate.frames is none)",
+    ]
+    assert set(lines) <= set(record["not_checked"])
+    assert all(line in report.read_text() for line in lines)
+    skipped = {check["name"] for check in record["checks"] if check["status"] == "skipped"}
+    assert skipped == {"timestamps", "files", "surplus_files", *(check.name for check in views.CHECKS)}
+    assert all(blocks is None for blocks in pq.read_table(tmp_path / "episodes.parquet")["blocks"].to_pylist())
+
+
+def test_the_ends_of_every_episode_are_a_canary(sound, tmp_path):
+    episodes, validation, _ = run(sound, tmp_path, frames="ends")
+    record = json.loads(validation.read_text())
+    assert [check["name"] for check in record["checks"] if check["status"] == "skipped"] == ["frozen_stretch"]
+    assert "frames between the first, the middle and the last" in " ".join(record["not_checked"])
+    assert pq.read_table(episodes)["blocks"].to_pylist() == [[0]] * 12
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory) -> Path:
+    """The sound dataset, and as source `bridge` four others, of which episode 3 is a copy of its episode 0."""
+    folder = write_dataset_folder(tmp_path_factory.mktemp("mixed") / "dataset", demonstrations())
+    made = [make_demonstration(length=5, seed=seed) for seed in (20, 21, 22)]
+    write_dataset_folder(folder / "mixture/bridge", [*made, demonstrations()[0]])
+    for entry in (folder, folder / "mixture/bridge"):
+        manifest = Manifest.read(entry)
+        code = sources.reading_code("lerobot_v30") if entry != folder else None
+        kept = tuple(file for file in manifest.files if not file.path.startswith("mixture"))
+        replace(manifest, files=kept, code=code).write(entry)
+    return folder
+
+
+def mixture(**bridge: object) -> dict[str, object]:
+    return {**DATA, "mixture": {"bridge": {"format": "lerobot_v30", "columns": DATA["columns"], **bridge}}}
+
+
+def run_mixture(folder: Path, out: Path, data: dict[str, object], **settings: object) -> tuple[pa.Table, dict]:
+    cfg = Config.parse({"data": data, "validate": {**SETTINGS, **settings}}, where="test")
+    paths = {name: out / name for name in ("episodes", "validation", "report")}
+    validate.run(cfg, dataset=folder, **paths)
+    return pq.read_table(paths["episodes"]), json.loads(paths["validation"].read_text())
+
+
+def test_a_mixture_is_validated_source_by_source(mixed, tmp_path):
+    table, record = run_mixture(mixed, tmp_path, mixture(select={"episodes": ["0:3"]}))
+    assert table["source"].to_pylist() == ["noise"] * 12 + ["bridge"] * 3
+    assert table["uid"].to_pylist()[12:] == [keyed.uid("bridge", episode) for episode in range(3)]
+    assert table["episode_id"].to_pylist()[12:] == [(1 << 40) + episode for episode in range(3)]
+    assert [source["name"] for source in record["sources"]] == ["noise", "bridge"]
+    assert [source["left_out"] for source in record["sources"]] == [{}, {"not in data.select.episodes": 1}]
+    assert sum(source["episodes"]["validation"] for source in record["sources"]) == record["episodes"]["validation"]
+    [finding] = record["findings"]
+    assert (finding["where"], finding["check"]) == ("bridge", "selection")
+    report = (tmp_path / "report").read_text()
+    assert "1 not in data.select.episodes" in report
+    assert "<td>bridge</td><td>lerobot_v30</td>" in report
+
+
+def test_a_source_can_be_held_out_as_a_whole_and_with_it_every_copy_of_its_episodes(mixed, tmp_path):
+    table, record = run_mixture(mixed, tmp_path, mixture(), held_out_source="bridge")
+    sides = table["split"].to_pylist()
+    assert sides == ["validation", *["train"] * 11, *["validation"] * 4]
+    assert record["held_out_source"] == "bridge"
+    assert "bridge is held out as a whole" in (tmp_path / "report").read_text()
+    assert [finding["message"].split(" hold")[0] for finding in record["findings"]] == [
+        "noise: episode 0, bridge: episode 3"
+    ]
+
+
+@pytest.mark.parametrize("name", ["brigde", "noise"])
+def test_a_held_out_source_is_one_of_the_mixture(mixed, tmp_path, name):
+    with pytest.raises(ConfigError, match=r"validate\.held_out_source: expected a dataset of data\.mixture \(bridge\)"):
+        run_mixture(mixed, tmp_path, mixture(), held_out_source=name)
+
+
+def test_a_large_episode_table_is_made_of_columns():
+    count = 50_000
+    schema = ArrayDataset([make_episode()]).schema
+    rows = pa.table(
+        {
+            "episode_id": np.arange(count),
+            "length": np.full(count, 7),
+            "instruction": [f"task {index % 100}" for index in range(count)],
+            "supervised": pa.array([5, None] * (count // 2), pa.int64()),
+            "source": ["arrays"] * count,
+        }
+    )
+    survey = Survey.empty(schema, total_steps=1)
+    survey.episode_ids.extend(range(1, count))
+    survey.contents += [f"{index:032x}" for index in range(1, count)]
+    survey.block_counts.extend([2, UNKNOWN] * (count // 2 - 1) + [2])
+    survey.block_starts.extend([0, 4] * (count // 2))
+    fault = Finding("finite", 0, "episode 0", "a NaN", "error")
+    inspection = Inspection([], rows, [fault], survey, dict.fromkeys((check.name for check in ALL_CHECKS), ""), "all")
+    began = time.process_time()
+    table = make_table(inspection, ArrayDataset([make_episode()]), holdout=0.1)
+    record = make_record(inspection, table, failed=False)
+    assert time.process_time() - began < 5
+    assert table.schema.equals(SCHEMA)
+    assert record["episodes"] == {"total": count, "train": 44_999, "validation": 5_000, "quarantined": 1}
+    assert record["steps"]["total"] == 7 * count
+    assert record["quarantined"] == [{"episode_id": 0, "where": "0", "reason": "finite: a NaN"}]
+    assert [table[name][0].as_py() for name in ("split", "reason", "content", "blocks")] == [
+        "quarantined",
+        "finite: a NaN",
+        "",
+        None,
+    ]
+    assert table.slice(1, 3)["blocks"].to_pylist() == [[0, 4], None, [0, 4]]
+    assert table.slice(1, 2)["supervised"].to_pylist() == [None, 5]
+    assert len(record["episode_contents"]["train"]) == 44_999
+
+
 def test_the_report_is_one_page_without_links_and_with_escaped_texts(tmp_path):
     episodes = [make_episode(seed=seed, instruction="open <b>the</b> drawer & wait") for seed in range(4)]
     data = ArrayDataset(episodes)
-    cfg = ValidateConfig.parse(SETTINGS, where="test")
-    inspection = validate.inspect(data, cfg, listed=frozenset())
-    table = validate.make_table(inspection, name="arrays", holdout=0.2)
-    record = validate.make_record(inspection, table, not_checked=["x < y"], failed=False)
-    text = validation_report.render(
-        {**record, "data_name": "a&b", "dataset_digest": "0" * 64}, table, inspection.survey
-    )
+    opened = make_sources(data, left_out={"not in a<b": 3})
+    inspection = inspected(opened)
+    table = make_table(inspection, opened, holdout=0.2)
+    record = {**make_record(inspection, table, failed=False), "data_name": "a&b", "dataset_digest": "0" * 64}
+    record["not_checked"].append("x < y")
+    text = validation_report.render(record, table, data.schema, inspection.survey)
     assert "open &lt;b&gt;the&lt;/b&gt; drawer &amp; wait" in text
     assert "<b>the</b>" not in text
     assert "Validation of a&amp;b" in text
@@ -239,5 +367,6 @@ def test_the_report_is_one_page_without_links_and_with_escaped_texts(tmp_path):
     assert "http" not in text
     # Two views of one instruction, first and last frame.
     assert text.count("data:image/png;base64,") == 4
+    assert "3 not in a&lt;b" in text
     # One histogram per dimension of state and actions, and one of lengths.
     assert text.count("<svg") == 3 + 2 + 1

@@ -36,7 +36,8 @@ tr:last-child td { border-bottom: 0; } td.number, th.number { text-align: right;
 .pill { font-size: 12px; font-weight: 600; padding: 2px 10px; border-radius: 99px; border: 1px solid currentColor;
   white-space: nowrap; }
 .good { color: var(--good); } .bad { color: var(--bad); } .warn { color: var(--warn); } .idle { color: var(--faint); }
-svg { display: block; fill: var(--accent); }
+svg { display: block; fill: var(--accent); } .band { fill: var(--faint); opacity: 0.18; }
+td svg { margin: 2px 0; } .nowrap { white-space: nowrap; }
 .pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(300px, 1fr)); gap: 18px; }
 figure { margin: 0; } figcaption { font-size: 13px; margin-bottom: 6px; }
 .frames { display: flex; gap: 8px; flex-wrap: wrap; }
@@ -69,13 +70,28 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return f"<table>\n<tr>{top}</tr>\n{chr(10).join(lines)}\n</table>"
 
 
+def items(texts: Iterable[str]) -> str:
+    """A list of plain texts."""
+    return "<ul>" + "".join(f"<li>{escape(text)}</li>" for text in texts) + "</ul>"
+
+
 def pill(text: str, mood: str) -> str:
     """`mood` is good, bad, warn or idle."""
     return f'<span class="pill {mood}">{escape(text)}</span>'
 
 
-def bars(counts: Int64[np.ndarray, " n"], *, title: str, width: int = 180, height: int = 34) -> str:
-    """A histogram as a small drawing; heights grow with the square root, so that rare values stay visible."""
+def bars(
+    counts: Int64[np.ndarray, " n"],
+    *,
+    title: str,
+    width: int = 180,
+    height: int = 34,
+    band: tuple[float, float] | None = None,
+) -> str:
+    """A histogram as a small drawing; heights grow with the square root, so that rare values stay visible.
+
+    `band` shades a part of it, from and to as shares of the width.
+    """
     top = max(float(np.sqrt(counts.max(initial=0))), 1.0)
     step = width / max(len(counts), 1)
     drawn = "".join(
@@ -83,6 +99,10 @@ def bars(counts: Int64[np.ndarray, " n"], *, title: str, width: int = 180, heigh
         for index, size in enumerate(np.sqrt(counts) / top * height)
         if size
     )
+    if band:
+        start, stop = (share * width for share in band)
+        size = max(stop - start, 1.0)
+        drawn = f'<rect class="band" x="{start:.2f}" y="0" width="{size:.2f}" height="{height}"/>{drawn}'
     return f'<svg width="{width}" height="{height}" role="img"><title>{escape(title)}</title>{drawn}</svg>'
 
 

@@ -8,6 +8,7 @@ can train on what another run validates on by reordering files.
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+import pyarrow as pa
 from jaxtyping import Bool, Int64
 
 from vla import keyed
@@ -31,11 +32,18 @@ def held_out(instructions: Sequence[str], contents: Sequence[str], *, holdout: f
     return np.isin(order_E, order_E[chosen_E])
 
 
+def held_out_by_name(sources: Sequence[str], contents: Sequence[str], *, name: str) -> Bool[np.ndarray, "E"]:
+    """The same for a dataset of the mixture that is held out as a whole, and with it every copy of its episodes."""
+    held = {content for source, content in zip(sources, contents, strict=True) if source == name}
+    return np.array([content in held for content in contents], dtype=bool)
+
+
 def _strata(instructions: Sequence[str], holdout: float) -> Iterator[Int64[np.ndarray, " n"]]:
     """Indices of each task's episodes; tasks too small to give one to validation form a stratum together."""
-    names, task_E, counts = np.unique(np.array(instructions, dtype=object), return_inverse=True, return_counts=True)
+    task_E = pa.array(instructions, pa.string()).dictionary_encode().indices.to_numpy()
+    counts = np.bincount(task_E)
     is_large = counts * holdout >= 1
-    for task in np.flatnonzero(is_large):
-        yield np.flatnonzero(task_E == task)
-    if len(names) > is_large.sum():
+    by_task = np.split(np.argsort(task_E, kind="stable"), np.cumsum(counts)[:-1])
+    yield from (by_task[task] for task in np.flatnonzero(is_large))
+    if not is_large.all():
         yield np.flatnonzero(~is_large[task_E])

@@ -1,121 +1,60 @@
-"""What the validate stage learns from reading every episode once.
+"""What the validate stage learns of all sound episodes together.
 
-`read_episode` gives one episode as the checks see it; `Survey` adds up what can only be judged over all of them. Every
-frame is decoded, so that none fails for the first time in training; memory stays within one view of one episode and a
-fixed number of values for the plots.
+Memory grows by some fifty bytes per episode, never with their length: of the numbers only the extremes are kept, and a
+fixed number of steps for the plots and the approximate quantiles.
 """
 
 import hashlib
-from collections.abc import Mapping
+from array import array
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import pairwise
 from typing import Self
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int64, UInt8
+import pyarrow as pa
+from jaxtyping import Bool, Float32, Float64, Int64
 
-from vla.errors import DataError
-from vla.formats import Recordings
+from vla.data.recording import Picture, Recording
 from vla.terms import DatasetSchema, Steps
 
 PLOTTED_STEPS = 100_000
-PICTURED_INSTRUCTIONS = 12
-Picture = UInt8[np.ndarray, "Y X 3"]
-
-
-@dataclass(frozen=True, slots=True)
-class View:
-    """The frames of one view of one episode, in a few numbers."""
-
-    error: str = ""
-    """Why the frames cannot be decoded; the other fields mean nothing then."""
-    frames: int = 0
-    size: tuple[int, int] = (0, 0)
-    """Rows, columns."""
-    brightness: float = 0.0
-    """Mean pixel value (0 to 255) of the brightest frame."""
-    is_still: bool = False
-    """All frames are equal, and there are at least two."""
-    ends: tuple[Picture, ...] = ()
-    """The first and the last frame."""
-
-    @classmethod
-    def of(cls, images: UInt8[np.ndarray, "T Y X 3"]) -> Self:
-        if not len(images):
-            return cls(size=images.shape[1:3])
-        return cls(
-            frames=len(images),
-            size=images.shape[1:3],
-            brightness=float(images.reshape(len(images), -1).mean(axis=1).max()),
-            is_still=len(images) > 1 and bool((images == images[0]).all()),
-            ends=(images[0].copy(), images[-1].copy()),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Episode:
-    """One episode as the checks see it."""
-
-    episode_id: int
-    length: int
-    """Steps, according to the metadata."""
-    instruction: str
-    steps: Steps
-    error: str
-    """Why the numeric columns cannot be read; `steps` is empty then."""
-    views: Mapping[str, View]
-
-    @property
-    def content(self) -> str:
-        """Digest of state and actions: equal for recordings that occur twice."""
-        digest = hashlib.blake2b(digest_size=16)
-        for values in (self.steps.state_TS, self.steps.actions_TA):
-            digest.update(str(values.shape).encode())
-            digest.update(np.ascontiguousarray(values).data)
-        return digest.hexdigest()
-
-
-def read_episode(data: Recordings, episode_id: int, length: int, instruction: str) -> Episode:
-    """Read and decode an episode; what cannot be read is noted in it, not raised."""
-    try:
-        steps, error = data.steps(episode_id), ""
-    except DataError as unreadable:
-        steps, error = _no_steps(data.schema), str(unreadable)
-    views = {} if error else {view: _look(data, episode_id, view) for view in data.schema.views}
-    return Episode(episode_id, length, instruction, steps, error, views)
-
-
-def _look(data: Recordings, episode_id: int, view: str) -> View:
-    try:
-        return View.of(data.images(episode_id, view))
-    except DataError as undecodable:
-        return View(error=str(undecodable))
-
-
-def _no_steps(schema: DatasetSchema) -> Steps:
-    state_TS = np.zeros((0, schema.state_dim), dtype=np.float32)
-    actions_TA = np.zeros((0, schema.action_dim), dtype=np.float32)
-    return Steps(np.zeros(0), state_TS, actions_TA)
+PICTURED = 12
+"""Instructions of which pictures are kept."""
+UNKNOWN = -1
+"""Count of the blocks of an episode whose images were not looked at."""
 
 
 @dataclass(slots=True)
 class Extremes:
-    """Range of each dimension and how many values lie exactly at its ends."""
+    """Range of each dimension, where its ends occur first, and how many values lie exactly at them."""
 
     low: Float64[np.ndarray, "D"]
     high: Float64[np.ndarray, "D"]
     at_low: Int64[np.ndarray, "D"]
     at_high: Int64[np.ndarray, "D"]
+    low_at: Int64[np.ndarray, "D 2"]
+    """Episode id and step."""
+    high_at: Int64[np.ndarray, "D 2"]
     count: int = 0
 
     @classmethod
     def none(cls, dims: int) -> Self:
-        zeros = np.zeros(dims, dtype=np.int64)
-        return cls(np.full(dims, np.inf), np.full(dims, -np.inf), zeros, zeros.copy())
+        zeros_D, zeros_D2 = np.zeros(dims, dtype=np.int64), np.zeros((dims, 2), dtype=np.int64)
+        ends = (np.full(dims, np.inf), np.full(dims, -np.inf))
+        return cls(*ends, zeros_D, zeros_D.copy(), zeros_D2, zeros_D2.copy())
 
-    def add(self, values_TD: Float32[np.ndarray, "T D"]) -> None:
+    def add(self, values_TD: Float32[np.ndarray, "T D"], *, episode_id: int) -> None:
         low, high = np.minimum(self.low, values_TD.min(axis=0)), np.maximum(self.high, values_TD.max(axis=0))
-        self.at_low = np.where(low == self.low, self.at_low, 0) + (values_TD == low).sum(axis=0)
-        self.at_high = np.where(high == self.high, self.at_high, 0) + (values_TD == high).sum(axis=0)
+        is_lower, is_higher = low < self.low, high > self.high
+        self.at_low = np.where(is_lower, 0, self.at_low) + (values_TD == low).sum(axis=0)
+        self.at_high = np.where(is_higher, 0, self.at_high) + (values_TD == high).sum(axis=0)
+        for is_new, at, steps in (
+            (is_lower, self.low_at, values_TD.argmin(axis=0)),
+            (is_higher, self.high_at, values_TD.argmax(axis=0)),
+        ):
+            at[is_new, 0], at[is_new, 1] = episode_id, steps[is_new]
         self.low, self.high = low, high
         self.count += len(values_TD)
 
@@ -124,35 +63,97 @@ class Extremes:
         """Share of the values that lie exactly at the larger of the two crowds at the ends."""
         return np.maximum(self.at_low, self.at_high) / max(self.count, 1)
 
+    @property
+    def is_switch(self) -> Bool[np.ndarray, "D"]:
+        """Dimensions that only ever take their two ends, as an open-or-shut gripper does."""
+        return np.asarray(self.at_low + self.at_high >= self.count)
 
-@dataclass(slots=True)
+
+@dataclass
+class Quantity:
+    """State or actions over all episodes."""
+
+    word: str
+    names: tuple[str, ...]
+    extremes: Extremes
+    kept: list[Float32[np.ndarray, "T D"]] = field(default_factory=list)
+
+    @cached_property
+    def sample_ND(self) -> Float32[np.ndarray, "N D"]:
+        """Evenly chosen steps, at most PLOTTED_STEPS and one; read when all are added."""
+        return np.concatenate(self.kept) if self.kept else np.zeros((0, len(self.names)), dtype=np.float32)
+
+    @cached_property
+    def middle(self) -> tuple[Float64[np.ndarray, "D"], Float64[np.ndarray, "D"]]:
+        """The 1 % and the 99 % quantile of the sample."""
+        low_D, high_D = np.quantile(self.sample_ND, [0.01, 0.99], axis=0)
+        return low_D, high_D
+
+
+@dataclass
 class Survey:
-    """All sound episodes together; memory grows with their number, not with their length."""
+    """All sound episodes together, in the order of the episode list."""
 
-    schema: DatasetSchema
     every: int
     """Every how many steps one is kept for the plots."""
-    state: Extremes
-    actions: Extremes
-    contents: dict[int, str] = field(default_factory=dict)
-    """Episode id -> digest of its state and actions."""
-    plotted_state: list[Float32[np.ndarray, "T S"]] = field(default_factory=list)
-    plotted_actions: list[Float32[np.ndarray, "T A"]] = field(default_factory=list)
-    pictures: dict[str, dict[str, tuple[Picture, ...]]] = field(default_factory=dict)
-    """Instruction -> view -> first and last frame of the instruction's first sound episode."""
+    state: Quantity
+    actions: Quantity
+    place: Callable[[int], str]
+    """An episode in the words of a message."""
+    episode_ids: "array[int]" = field(default_factory=lambda: array("q"))
+    contents: list[str] = field(default_factory=list)
+    """Digest of each one's state and actions."""
+    block_counts: "array[int]" = field(default_factory=lambda: array("i"))
+    """How many of `block_starts` are each one's, UNKNOWN for those whose images were not looked at."""
+    block_starts: "array[int]" = field(default_factory=lambda: array("i"))
+    pictures: dict[tuple[str, str], dict[str, tuple[Picture, ...]]] = field(default_factory=dict)
+    """Dataset and instruction -> view -> first and last frame of the first sound episode of both."""
 
     @classmethod
-    def empty(cls, schema: DatasetSchema, *, total_steps: int) -> Self:
-        every = max(1, -(-total_steps // PLOTTED_STEPS))
-        return cls(schema, every, Extremes.none(schema.state_dim), Extremes.none(schema.action_dim))
+    def empty(cls, schema: DatasetSchema, *, total_steps: int, place: Callable[[int], str] = str) -> Self:
+        return cls(
+            max(1, -(-total_steps // PLOTTED_STEPS)),
+            Quantity("state", schema.state_names, Extremes.none(schema.state_dim)),
+            Quantity("action", schema.action_names, Extremes.none(schema.action_dim)),
+            place,
+        )
 
-    def add(self, episode: Episode) -> None:
-        steps = episode.steps
-        self.state.add(steps.state_TS)
-        self.actions.add(steps.actions_TA)
-        self.contents[episode.episode_id] = episode.content
-        # Copies, because a slice would keep the whole episode in memory.
-        self.plotted_state.append(steps.state_TS[:: self.every].copy())
-        self.plotted_actions.append(steps.actions_TA[:: self.every].copy())
-        if episode.instruction not in self.pictures and len(self.pictures) < PICTURED_INSTRUCTIONS:
-            self.pictures[episode.instruction] = {name: view.ends for name, view in episode.views.items()}
+    @property
+    def quantities(self) -> tuple[Quantity, Quantity]:
+        return self.state, self.actions
+
+    def add(self, recording: Recording) -> None:
+        """Add a sound episode."""
+        steps, episode_id = recording.steps, recording.episode_id
+        first = -self.state.extremes.count % self.every
+        for quantity, values_TD in ((self.state, steps.state_TS), (self.actions, steps.actions_TA)):
+            quantity.extremes.add(values_TD, episode_id=episode_id)
+            if first < len(values_TD):
+                # A copy, because a slice would keep the whole episode in memory.
+                quantity.kept.append(values_TD[first :: self.every].copy())
+        self.episode_ids.append(episode_id)
+        self.contents.append(digest_of(steps))
+        self.block_counts.append(UNKNOWN if recording.blocks_K is None else len(recording.blocks_K))
+        self.block_starts.extend([] if recording.blocks_K is None else recording.blocks_K.tolist())
+        key = (recording.schema.name, recording.instruction)
+        if recording.views and key not in self.pictures and len(self.pictures) < PICTURED:
+            self.pictures[key] = {name: view.ends for name, view in recording.views.items()}
+
+    def repeated(self) -> Iterator[Sequence[int]]:
+        """The ids of episodes of equal contents, where there are several."""
+        code_E = pa.array(self.contents, pa.string()).dictionary_encode().indices.to_numpy()
+        order_E = np.argsort(code_E, kind="stable")
+        ids_E = np.array(self.episode_ids)[order_E]
+        edges = np.flatnonzero(np.diff(code_E[order_E], prepend=-1, append=-1))
+        for start, stop in pairwise(edges.tolist()):
+            if stop - start > 1:
+                yield ids_E[start:stop].tolist()
+
+
+def digest_of(steps: Steps) -> str:
+    """Digest of state and actions: equal for recordings that occur twice."""
+    digest = hashlib.blake2b(digest_size=16)
+    for values in (steps.state_TS, steps.actions_TA):
+        digest.update(str(values.shape).encode())
+        digest.update(np.ascontiguousarray(values).data)
+    return digest.hexdigest()

@@ -1,39 +1,34 @@
 """Stage validate: check every episode, hold some out, and write the episode table that all later stages read.
 
-A fault of one episode quarantines it by name or stops the run, as configured; a fault of the dataset as a whole always
-stops it. Nothing is skipped silently: the report lists what was found and what was not checked, and it is written
-before the run stops.
+A fault of one episode quarantines it by name or stops the run, as configured; a fault of a dataset as a whole always
+stops it. Nothing is skipped silently: the report lists what was found, what was left out and what was not checked, and
+it is written before the run stops.
 """
 
 import warnings
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import Field, field_validator
 from tqdm import tqdm
 
-from vla import artifacts, config, keyed
+from vla import artifacts, config
 from vla.data import validation_report
-from vla.data.checks import DATASET_CHECKS, EPISODE_CHECKS, SURVEY_CHECKS, Finding, Listing, Recording, judge
-from vla.data.episodes import SCHEMA
+from vla.data.checks import Check
+from vla.data.checks.listing import Listing
+from vla.data.inspection import ALL_CHECKS, DATASET_CHECKS, EPISODE_CHECKS, SURVEY_CHECKS, Inspection
 from vla.data.manifest import Manifest
-from vla.data.sources import DataConfig, Sources, open_dataset
-from vla.data.split import held_out
-from vla.data.survey import Survey, read_episode
-from vla.errors import DataError
-from vla.formats import Recordings
+from vla.data.recording import Looks, read_recording
+from vla.data.sources import DataConfig, Sources, open_dataset, source_folder
+from vla.data.survey import Survey
+from vla.data.validation_record import make_record, make_table
+from vla.errors import ConfigError, DataError
 from vla.registry import did_you_mean
 
-NOT_CHECKED = (
-    "state and action dimensions against the policy's: train compares them",
-    "whether an instruction describes what is seen",
-    "columns that data.columns does not name",
-    "further faults of an episode after one that makes it unusable",
-)
 NAMED_EPISODES = 5
 """Faulty episodes that the error message describes before it counts the rest."""
 
@@ -43,21 +38,40 @@ class ValidateConfig(config.Config):
 
     holdout: Annotated[float, Field(gt=0, lt=1)]
     """Share of the episodes held out for validation, within each instruction that has enough of them; at least one."""
+    held_out_source: str | None = None
+    """A dataset of data.mixture that is held out as a whole instead, and nothing else with it."""
     on_bad_episode: Literal["stop", "quarantine"]
     """What a faulty episode does: stop the run, or be left out of it by name."""
     timestamp_tolerance: Annotated[float, Field(gt=0)]
     """How far the time between two steps may be from 1 / fps, as a share of it."""
+    frames: Looks
+    """Which frames of every view are decoded: all, the ends (first, middle and last of each episode), or none."""
     warn_only: tuple[str, ...]
-    """Checks of episodes whose findings are reported and otherwise ignored."""
+    """Checks whose findings are reported and otherwise ignored."""
+    skip: tuple[str, ...]
+    """Checks that are not made at all, such as `files` and `timestamps` on slow storage; the report says so."""
+    state_dim: Annotated[int, Field(gt=0)] | None = None
+    """State dimensions that the policy expects; null: not compared here."""
+    action_dim: Annotated[int, Field(gt=0)] | None = None
+    """Action dimensions that the policy expects; null: not compared here."""
 
     @field_validator("warn_only")
     @classmethod
-    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        choices = sorted(check.name for check in EPISODE_CHECKS if not check.is_essential)
-        for name in names:
-            if name not in choices:
-                raise ValueError(f"expected some of {', '.join(choices)}.{did_you_mean(name, choices)}")
-        return names
+    def _can_warn(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        return _known(names, (check for check in ALL_CHECKS if not check.is_essential and check.level == "error"))
+
+    @field_validator("skip")
+    @classmethod
+    def _can_be_skipped(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        return _known(names, (check for check in ALL_CHECKS if not check.is_essential))
+
+
+def _known(names: tuple[str, ...], checks: Iterable[Check[Any]]) -> tuple[str, ...]:
+    choices = sorted(check.name for check in checks)
+    for name in names:
+        if name not in choices:
+            raise ValueError(f"expected some of {', '.join(choices)}.{did_you_mean(name, choices)}")
+    return names
 
 
 with warnings.catch_warnings():
@@ -71,102 +85,91 @@ with warnings.catch_warnings():
         validate: ValidateConfig  # type: ignore[assignment]
 
 
-@dataclass(frozen=True, slots=True)
-class Inspection:
-    """All that was found."""
-
-    listing: Listing
-    findings: Sequence[Finding]
-    survey: Survey
-    """Empty when the dataset as a whole is faulty: no episode was read then."""
-
-    @property
-    def dataset_faults(self) -> list[Finding]:
-        return [finding for finding in self.findings if finding.episode_id is None and finding.level == "error"]
-
-    @property
-    def reasons(self) -> dict[int, str]:
-        """Faulty episode -> its faults in one line."""
-        reasons: dict[int, list[str]] = {}
-        for finding in self.findings:
-            if finding.episode_id is not None and finding.level == "error":
-                reasons.setdefault(finding.episode_id, []).append(f"{finding.check}: {finding.message}")
-        return {episode_id: "; ".join(faults) for episode_id, faults in reasons.items()}
-
-
 def run(cfg: Config, *, dataset: Path, episodes: Path, validation: Path, report: Path) -> None:
     """Write the report and the record, then stop on faults as configured, else write the episode table."""
+    held_out_source, names = cfg.validate.held_out_source, list(cfg.data.mixture)
+    if held_out_source is not None and held_out_source not in names:
+        raise ConfigError(
+            f"validate.held_out_source: expected a dataset of data.mixture ({', '.join(names) or 'which is empty'}), "
+            f"found {held_out_source!r}.{did_you_mean(held_out_source, names)} Correct it."
+        )
     data, manifest = open_dataset(cfg.data, dataset), Manifest.read(dataset)
-    inspection = inspect(data, cfg.validate, unlisted=unlisted_files(data))
-    table = make_table(inspection, data, holdout=cfg.validate.holdout)
+    inspection = inspect(data, cfg.validate, list_sources(data, cfg, dataset))
+    table = make_table(inspection, data, holdout=cfg.validate.holdout, held_out_source=held_out_source)
     problem = find_problem(inspection, table, cfg.validate, dataset=dataset)
-    not_checked = list(NOT_CHECKED)
-    if manifest.root:
-        not_checked.append("contents of the files against a digest: data read in place are known by size and time")
-    record = make_record(inspection, table, not_checked=not_checked, failed=bool(problem))
+    record = make_record(inspection, table, failed=bool(problem), held_out_source=held_out_source)
     record |= {"data_name": cfg.data.name, "dataset_digest": manifest.digest}
     artifacts.write_json(validation, record)
-    artifacts.write_text(report, validation_report.render(record, table, inspection.survey))
+    artifacts.write_text(report, validation_report.render(record, table, data.schema, inspection.survey))
     if problem:
         raise DataError(f"{problem} Open {report} for all findings.")
     write_table(episodes, table, dataset_digest=manifest.digest)
 
 
-def unlisted_files(data: Sources) -> list[str]:
-    """Files that the selected episodes lie in and that their manifest does not list."""
-    unlisted = []
-    for source in data.sources:
-        ids = source.selected.table["episode_id"].to_pylist()
-        needed = {file.as_posix() for episode_id in ids for file in source.dataset.episode_files(episode_id)}
-        unlisted += sorted(needed - source.manifest.listed.keys())
-    return unlisted
+def list_sources(data: Sources, cfg: Config, dataset: Path) -> list[Listing]:
+    """What is known of each dataset before any episode is read."""
+    expected = {"state_dim": cfg.validate.state_dim, "action_dim": cfg.validate.action_dim}
+    folders = {name: source_folder(dataset, cfg.data, name) for name in cfg.data.sources}
+    return [
+        Listing(source, source.manifest.folder(folders[source.name]), main=data.schema, **expected)
+        for source in data.sources
+    ]
 
 
-def inspect(data: Recordings, cfg: ValidateConfig, *, unlisted: Sequence[str]) -> Inspection:
-    """Apply all checks; `unlisted` are files that the episodes lie in and that no manifest lists."""
-    rows = data.episodes()
-    listing = Listing(data.schema, rows, tuple(unlisted))
-    survey = Survey.empty(data.schema, total_steps=sum(rows["length"].to_pylist()))
-    findings = list(judge(DATASET_CHECKS, listing))
-    if findings:
-        return Inspection(listing, findings, survey)
-    for row in tqdm(rows.to_pylist(), desc="checking episodes", unit="episode", leave=False, disable=None):
-        episode = read_episode(data, row["episode_id"], row["length"], row["instruction"])
-        recording = Recording(episode, data.schema, cfg.timestamp_tolerance)
-        found = list(judge(EPISODE_CHECKS, recording, episode_id=row["episode_id"], warn_only=cfg.warn_only))
-        findings += found
-        if not any(finding.level == "error" for finding in found):
-            survey.add(episode)
-    if survey.contents:
-        findings += judge(SURVEY_CHECKS, survey)
-    return Inspection(listing, findings, survey)
+def inspect(data: Sources, cfg: ValidateConfig, listings: list[Listing]) -> Inspection:
+    """Make all checks that the settings do not leave out."""
+    is_mixture = len(listings) > 1
 
+    def place(episode_id: int) -> str:
+        name, number = data.uid_parts(episode_id)
+        return f"{name}: episode {number}" if is_mixture else f"episode {number}"
 
-def make_table(inspection: Inspection, data: Sources, *, holdout: float) -> pa.Table:
-    """The episode table: sound episodes are split, faulty ones marked as quarantined with the reason."""
-    rows = inspection.listing.episodes.to_pylist()
-    contents = inspection.survey.contents
-    sound = [row for row in rows if row["episode_id"] in contents]
-    is_held_out = held_out(
-        [row["instruction"] for row in sound], [contents[row["episode_id"]] for row in sound], holdout=holdout
+    episodes = data.episodes()
+    inspection = Inspection(
+        listings=listings,
+        episodes=episodes,
+        findings=[],
+        survey=Survey.empty(data.schema, total_steps=pc.sum(episodes["length"], min_count=0).as_py(), place=place),
+        omitted={check.name: check.omission(frames=cfg.frames, skip=cfg.skip) for check in ALL_CHECKS},
+        frames=cfg.frames,
     )
-    sides = {row["episode_id"]: "validation" if held else "train" for row, held in zip(sound, is_held_out, strict=True)}
-    for row in rows:
-        row["uid"] = keyed.uid(*data.uid_parts(row["episode_id"]))
-        row["blocks"] = data.block_starts(row["episode_id"]).tolist()
-        row["content"] = contents.get(row["episode_id"], "")
-        row["split"] = sides.get(row["episode_id"], "quarantined")
-        row["reason"] = inspection.reasons.get(row["episode_id"], "")
-    return pa.Table.from_pylist(rows, SCHEMA)
+    for item in listings:
+        where = item.source.name if is_mixture else ""
+        inspection.judge(DATASET_CHECKS, item, where=where, warn_only=cfg.warn_only)
+    if not inspection.dataset_faults:
+        _inspect_episodes(data, cfg, inspection)
+    if inspection.survey.contents:
+        inspection.judge(SURVEY_CHECKS, inspection.survey, warn_only=cfg.warn_only)
+    return inspection
+
+
+def _inspect_episodes(data: Sources, cfg: ValidateConfig, inspection: Inspection) -> None:
+    """Read every episode once; sound ones join the survey."""
+    schemas = {item.source.name: item.schema for item in inspection.listings}
+    settings: dict[str, Any] = {"timestamp_tolerance": cfg.timestamp_tolerance, "frames": cfg.frames}
+    with tqdm(desc="checking episodes", total=len(inspection.episodes), leave=False, disable=None) as bar:
+        for row in _rows(inspection.episodes):
+            recording = read_recording(data, row, schema=schemas[row["source"]], **settings)
+            place = {"where": inspection.survey.place(recording.episode_id), "episode_id": recording.episode_id}
+            found = inspection.judge(EPISODE_CHECKS, recording, **place, warn_only=cfg.warn_only)
+            if not any(finding.level == "error" for finding in found):
+                inspection.survey.add(recording)
+            bar.update()
+
+
+def _rows(table: pa.Table) -> Iterator[dict[str, Any]]:
+    """The rows, few of them as Python objects at a time."""
+    for batch in table.to_batches(max_chunksize=1000):
+        yield from batch.to_pylist()
 
 
 def find_problem(inspection: Inspection, table: pa.Table, cfg: ValidateConfig, *, dataset: Path) -> str:
     """Why the run has to stop, in the words of an error message; empty when it need not."""
     if faults := inspection.dataset_faults:
-        return f"{dataset}: expected a sound dataset, found {'; '.join(f'{f.check}: {f.message}' for f in faults)}."
-    reasons, sides = inspection.reasons, table["split"].to_pylist()
+        return f"{dataset}: expected a sound dataset, found {'; '.join(str(fault) for fault in faults)}."
+    reasons, sides = inspection.reasons, set(table["split"].unique().to_pylist())
     if reasons and (cfg.on_bad_episode == "stop" or len(reasons) == len(table)):
-        named = [f"episode {episode_id}: {reason}" for episode_id, reason in reasons.items()]
+        named = [f"{inspection.survey.place(episode_id)}: {reason}" for episode_id, reason in reasons.items()]
         rest = f"\n  and {len(named) - NAMED_EPISODES} more" if len(named) > NAMED_EPISODES else ""
         advice = "" if len(reasons) == len(table) else ", or set validate.on_bad_episode to quarantine"
         return (
@@ -176,48 +179,15 @@ def find_problem(inspection: Inspection, table: pa.Table, cfg: ValidateConfig, *
         )
     if "train" not in sides:
         return (
-            f"{dataset}: expected episodes to train on, found all {len(sides)} held out for validation. "
+            f"{dataset}: expected episodes to train on, found all {len(table) - len(reasons)} held out for validation. "
             f"Add episodes that differ, or lower validate.holdout."
         )
+    if "validation" not in sides:
+        return (
+            f"{dataset}: expected sound episodes of {cfg.held_out_source} (validate.held_out_source), found none. "
+            f"Repair it, or hold out episodes of the others."
+        )
     return ""
-
-
-def make_record(inspection: Inspection, table: pa.Table, *, not_checked: Sequence[str], failed: bool) -> dict[str, Any]:
-    """The contents of `validation.json`, without the dataset's identity."""
-    rows = table.to_pylist()
-    by_side = {side: [row for row in rows if row["split"] == side] for side in ("train", "validation", "quarantined")}
-    steps = {side: sum(row["length"] for row in by_side[side]) for side in ("train", "validation")}
-    return {
-        "status": "failed" if failed else "passed",
-        "episodes": {"total": len(rows), **{side: len(group) for side, group in by_side.items()}},
-        "steps": {"total": sum(row["length"] for row in rows), **steps},
-        "checks": _check_results(inspection),
-        "findings": [asdict(finding) for finding in inspection.findings],
-        "not_checked": list(not_checked),
-        "episode_contents": {side: [row["content"] for row in by_side[side]] for side in ("train", "validation")},
-    }
-
-
-def _check_results(inspection: Inspection) -> list[dict[str, str]]:
-    """Name, status and detail of every check in the order of its application."""
-    was_read = not inspection.dataset_faults
-    results = []
-    for checks, was_made in (
-        (DATASET_CHECKS, True),
-        (EPISODE_CHECKS, was_read),
-        (SURVEY_CHECKS, bool(inspection.survey.contents)),
-    ):
-        for check in checks:
-            found = [finding for finding in inspection.findings if finding.check == check.name]
-            errors = sum(finding.level == "error" for finding in found)
-            status = ("failed" if errors else "passed") if was_made else "skipped"
-            counts = f" ({_count(errors, 'error')}, {_count(len(found) - errors, 'warning')})" if found else ""
-            results.append({"name": check.name, "status": status, "detail": f"{check.promise}{counts}"})
-    return results
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number} {word}" if number == 1 else f"{number} {word}s"
 
 
 def write_table(path: Path, table: pa.Table, *, dataset_digest: str) -> None:

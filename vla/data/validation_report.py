@@ -1,41 +1,44 @@
 """The page that the validate stage writes for people: what is in the dataset, what was checked, what was found."""
 
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from html import escape
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Float32
 
-from vla.data.checks import is_constant
-from vla.data.page import bars, page, picture, pill, section, table
-from vla.data.survey import Extremes, Survey
+from vla.data.checks.overall import SATURATION, has_outliers, is_constant
+from vla.data.page import bars, items, page, picture, pill, section, table
+from vla.data.survey import PICTURED, Quantity, Survey
+from vla.terms import DatasetSchema
 
 SHOWN_FINDINGS = 100
+SHOWN_EPISODES = 100
 SHOWN_INSTRUCTIONS = 50
 BINS = 40
+SIDES = ("train", "validation", "quarantined")
 MOODS = {"passed": "good", "failed": "bad", "skipped": "idle", "error": "bad", "warning": "warn"}
 
 
-def render(record: dict[str, Any], episodes: pa.Table, survey: Survey) -> str:
+def render(record: dict[str, Any], episodes: pa.Table, schema: DatasetSchema, survey: Survey) -> str:
     """The page as text; `record` is the contents of `validation.json`, `episodes` the episode table."""
-    name, schema = record["data_name"], survey.schema
-    origin = f"{schema.format}, robot {schema.robot}, {schema.fps:g} steps per second, dataset digest"
-    rows = episodes.to_pylist()
+    name = record["data_name"]
+    formats = ", ".join(dict.fromkeys(source["format"] for source in record["sources"]))
+    origin = f"{formats}, robot {schema.robot}, {schema.fps:g} steps per second, dataset digest"
     return page(
         f"Validation of {name}",
         [
             f"<h1>Validation of {escape(name)} {_status(record['status'])}</h1>",
             f'<p class="faint">{escape(origin)} <code>{record["dataset_digest"][:16]}</code></p>',
-            _figures(record, rows, survey),
+            _figures(record, episodes, schema),
             *_findings(record["findings"]),
+            *_quarantined(record["quarantined"]),
+            section("Not checked", items(record["not_checked"])),
             _checks(record["checks"], record["findings"]),
-            _instructions(rows),
+            _sources(record),
+            *_lengths(episodes),
             *_quantities(survey),
-            *_pictures(survey),
-            section("Not checked", "<ul>" + "".join(f"<li>{escape(x)}</li>" for x in record["not_checked"]) + "</ul>"),
+            *_pictures(survey, len(record["sources"])),
         ],
     )
 
@@ -44,23 +47,20 @@ def _status(status: str) -> str:
     return pill(status, MOODS[status])
 
 
-def _figures(record: dict[str, Any], rows: Sequence[dict[str, Any]], survey: Survey) -> str:
-    episodes, steps = record["episodes"], record["steps"]
+def _figures(record: dict[str, Any], episodes: pa.Table, schema: DatasetSchema) -> str:
+    counts, steps = record["episodes"], record["steps"]
+    left_out = sum(sum(source["left_out"].values()) for source in record["sources"])
     figures = {
-        "episodes": f"{episodes['total']:,}",
-        "train": f"{episodes['train']:,}",
-        "validation": f"{episodes['validation']:,}",
-        "quarantined": f"{episodes['quarantined']:,}",
+        "episodes": f"{counts['total']:,}",
+        **{side: f"{counts[side]:,}" for side in SIDES},
+        **({"left out": f"{left_out:,}"} if left_out else {}),
         "steps": f"{steps['total']:,}",
-        "recorded": _duration(steps["total"] / survey.schema.fps) if survey.schema.fps > 0 else "?",
-        "instructions": f"{len({row['instruction'] for row in rows}):,}",
-        "state, action": f"{survey.schema.state_dim} / {survey.schema.action_dim}",
+        "recorded": _duration(steps["total"] / schema.fps) if schema.fps > 0 else "?",
+        "instructions": f"{len(episodes['instruction'].unique()):,}",
+        "state, action": f"{schema.state_dim} / {schema.action_dim}",
     }
-    return (
-        '<div class="figures">'
-        + "".join(f"<div><b>{v}</b><span>{k}</span></div>" for k, v in figures.items())
-        + "</div>"
-    )
+    cells = "".join(f"<div><b>{value}</b><span>{name}</span></div>" for name, value in figures.items())
+    return f'<div class="figures">{cells}</div>'
 
 
 def _duration(seconds: float) -> str:
@@ -78,14 +78,27 @@ def _findings(findings: Sequence[dict[str, Any]]) -> Iterator[str]:
         [
             _status(finding["level"]),
             f"<code>{finding['check']}</code>",
-            "all" if finding["episode_id"] is None else str(finding["episode_id"]),
+            f'<span class="nowrap">{escape(finding["where"]) or "all"}</span>',
             escape(finding["message"]),
         ]
         for finding in ordered[:SHOWN_FINDINGS]
     ]
-    rest = len(ordered) - len(lines)
-    more = f'<p class="faint">and {rest:,} more in validation.json</p>' if rest else ""
-    yield section("Findings", table(["", "check", "episode", "what"], lines), more)
+    yield section("Findings", table(["", "check", "where", "what"], lines), _more(len(ordered) - len(lines)))
+
+
+def _quarantined(quarantined: Sequence[dict[str, Any]]) -> Iterator[str]:
+    if not quarantined:
+        return
+    lines = [
+        [f'<span class="nowrap">{escape(episode["where"])}</span>', escape(episode["reason"])]
+        for episode in quarantined[:SHOWN_EPISODES]
+    ]
+    note = '<p class="faint">No later stage reads these episodes.</p>'
+    yield section("Quarantined", note, table(["episode", "reason"], lines), _more(len(quarantined) - len(lines)))
+
+
+def _more(rest: int) -> str:
+    return f'<p class="faint">and {rest:,} more in validation.json</p>' if rest else ""
 
 
 def _checks(checks: Sequence[dict[str, str]], findings: Sequence[dict[str, Any]]) -> str:
@@ -101,75 +114,100 @@ def _checks(checks: Sequence[dict[str, str]], findings: Sequence[dict[str, Any]]
     return section("Checks", table(["", "check", "what holds when it passes"], lines))
 
 
-def _instructions(rows: Sequence[dict[str, Any]]) -> str:
-    by_text: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
-    for row in rows:
-        by_text[row["instruction"]].append(row)
-    longest = max((row["length"] for row in rows), default=1)
+def _sources(record: dict[str, Any]) -> str:
+    """What each dataset gives, and which of its episodes take no part."""
     lines = []
-    for text, group in sorted(by_text.items())[:SHOWN_INSTRUCTIONS]:
-        lengths = np.array([row["length"] for row in group])
-        sides = [sum(row["split"] == side for row in group) for side in ("train", "validation", "quarantined")]
-        counts, _ = np.histogram(lengths, bins=BINS, range=(0, longest))
+    for source in record["sources"]:
+        left_out = ", ".join(f"{count:,} {reason}" for reason, count in source["left_out"].items())
+        cells = [escape(source["name"]), escape(source["format"])]
+        cells += [f"{source['episodes'][side]:,}" for side in SIDES] + [f"{source['steps']['total']:,}"]
+        lines.append([*cells, escape(left_out) or "none"])
+    head = ["dataset", "format", *(f"#{side}" for side in SIDES), "#steps", "episodes left out"]
+    held_out = record["held_out_source"]
+    note = f'<p class="faint">{escape(held_out)} is held out as a whole.</p>' if held_out else ""
+    return section("Datasets", table(head, lines), note)
+
+
+def _lengths(episodes: pa.Table) -> Iterator[str]:
+    """Episodes by instruction, the most frequent first, with the lengths of all before them."""
+    if not len(episodes):
+        return
+    length_E = episodes["length"].to_numpy()
+    side_E = episodes["split"].to_numpy(zero_copy_only=False)
+    coded = episodes["instruction"].combine_chunks().dictionary_encode()
+    code_E, texts = coded.indices.to_numpy(), coded.dictionary.to_pylist()
+    counts = np.bincount(code_E)
+    order = sorted(range(len(texts)), key=lambda code: (-counts[code], texts[code]))
+    longest = int(length_E.max())
+    groups = [("<b>all</b>", np.ones(len(length_E), dtype=bool))] if len(texts) > 1 else []
+    groups += [(escape(texts[code].strip()) or "<i>empty</i>", code_E == code) for code in order[:SHOWN_INSTRUCTIONS]]
+    lines = []
+    for text, is_member_E in groups:
+        lengths, sides = length_E[is_member_E], side_E[is_member_E]
+        drawn, _ = np.histogram(lengths, bins=BINS, range=(0, longest))
+        numbers = [*(f"{(sides == side).sum():,}" for side in SIDES), f"{lengths.sum():,}"]
         spread = f"{lengths.min()} to {lengths.max()}"
-        cells = [
-            escape(text.strip()) or "<i>empty</i>",
-            *(f"{count:,}" for count in sides),
-            f"{lengths.sum():,}",
-            spread,
-        ]
-        lines.append([*cells, bars(counts, title=f"episode lengths from 0 to {longest} steps")])
-    head = [
-        "instruction",
-        "#train",
-        "#validation",
-        "#quarantined",
-        "#steps",
-        "#steps per episode",
-        f"lengths (0 to {longest})",
-    ]
-    rest = len(by_text) - len(lines)
-    more = f'<p class="faint">and {rest:,} more instructions</p>' if rest else ""
-    return section("Instructions and split", table(head, lines), more)
+        lines.append([text, *numbers, spread, bars(drawn, title=f"episode lengths from 0 to {longest} steps")])
+    head = ["instruction", *(f"#{side}" for side in SIDES), "#steps", "#steps per episode", f"lengths (0 to {longest})"]
+    rest = len(texts) - SHOWN_INSTRUCTIONS
+    more = f'<p class="faint">and {rest:,} more instructions</p>' if rest > 0 else ""
+    yield section("Instructions and split", table(head, lines), more)
 
 
 def _quantities(survey: Survey) -> Iterator[str]:
     if not survey.contents:
         return
     note = f"every {survey.every}th step" if survey.every > 1 else "every step"
-    for title, names, extremes, plotted in (
-        ("State", survey.schema.state_names, survey.state, survey.plotted_state),
-        ("Actions", survey.schema.action_names, survey.actions, survey.plotted_actions),
-    ):
-        head = ["dimension", f"distribution ({note})", "#min", "#max", "#most at one end", ""]
-        legend = '<p class="faint">The height of a bar grows with the square root of its count.</p>'
-        yield section(title, legend, table(head, _dimensions(names, extremes, np.concatenate(plotted))))
+    for title, quantity in (("State", survey.state), ("Actions", survey.actions)):
+        head = ["dimension", f"distribution ({note})", "#min", "#1 %", "#99 %", "#max", "#most at one end", ""]
+        legend = (
+            '<p class="faint">The height of a bar grows with the square root of its count; the shade is where 98 % of '
+            "the values lie. Hold the pointer over an end to see where it occurs.</p>"
+        )
+        yield section(title, legend, table(head, _dimensions(quantity, survey)))
 
 
-def _dimensions(names: Sequence[str], extremes: Extremes, values_ND: Float32[np.ndarray, "N D"]) -> Iterator[list[str]]:
-    constant = is_constant(extremes)
-    for index, name in enumerate(names):
+def _dimensions(quantity: Quantity, survey: Survey) -> Iterator[list[str]]:
+    extremes, (middle_low, middle_high) = quantity.extremes, quantity.middle
+    marks = {
+        "constant": is_constant(extremes),
+        "outliers": has_outliers(quantity),
+        "saturated": (extremes.saturation >= SATURATION) & ~extremes.is_switch & ~is_constant(extremes),
+    }
+    for index, name in enumerate(quantity.names):
         low, high = extremes.low[index], extremes.high[index]
-        counts, _ = np.histogram(values_ND[:, index], bins=BINS, range=(low, high) if high > low else None)
+        bounds = (low, high) if high > low else None
+        counts, _ = np.histogram(quantity.sample_ND[:, index], bins=BINS, range=bounds)
+        middle = (middle_low[index], middle_high[index])
+        band = ((middle[0] - low) / (high - low), (middle[1] - low) / (high - low)) if bounds else None
         yield [
             f"<code>{escape(name)}</code>",
-            bars(counts, title=f"{name} from {low:.4g} to {high:.4g}", width=320),
-            f"{low:.4g}",
-            f"{high:.4g}",
+            bars(counts, title=f"{name} from {low:.4g} to {high:.4g}", width=300, band=band),
+            _end(low, extremes.low_at[index], survey),
+            *(f"{value:.4g}" for value in middle),
+            _end(high, extremes.high_at[index], survey),
             f"{extremes.saturation[index]:.1%}",
-            pill("constant", "warn") if constant[index] else "",
+            " ".join(pill(word, "warn") for word, is_marked in marks.items() if is_marked[index]),
         ]
 
 
-def _pictures(survey: Survey) -> Iterator[str]:
+def _end(value: float, place: Any, survey: Survey) -> str:
+    """An end of a range, with the episode and step where it occurs first."""
+    episode_id, step = place.tolist()
+    return f'<span title="{escape(survey.place(episode_id))}, step {step}">{value:.4g}</span>'
+
+
+def _pictures(survey: Survey, sources: int) -> Iterator[str]:
     if not survey.pictures:
         return
     figures = []
-    for text, views in sorted(survey.pictures.items()):
+    for (source, instruction), views in sorted(survey.pictures.items()):
+        text = f"{source}: {instruction}" if sources > 1 else instruction
         frames = "".join(
             f"<div><span>{escape(view)}, {moment}</span>{picture(pixels, label=f'{text}: {view}, {moment}')}</div>"
             for view, ends in views.items()
             for moment, pixels in zip(("first", "last"), ends, strict=True)
         )
         figures.append(f'<figure><figcaption>{escape(text)}</figcaption><div class="frames">{frames}</div></figure>')
-    yield section("Views", f'<div class="pictures">{"".join(figures)}</div>')
+    note = f'<p class="faint">The first sound episode of each instruction, of at most {PICTURED}.</p>'
+    yield section("Views", note, f'<div class="pictures">{"".join(figures)}</div>')
