@@ -9,21 +9,20 @@ from typing import Any
 
 import pytest
 from huggingface_hub import constants
+from recordings import COLUMNS, DATA_FILE, write_recordings
 from servers import COMMIT, TAG, HubHandler, Site, etag, serving
 
-from tests.formats.miniatures import COLUMNS, MINIATURES
 from vla.data import download
 from vla.data.manifest import Manifest
 from vla.data.sources import open_dataset
 from vla.errors import ConfigError, DataError
 
 REPO = "lab/reach"
-DATA = "data/chunk-000/file-000.parquet"
 
 
 def config(**hub: Any) -> download.Config:
     values = {
-        "data": {"name": "test", "format": "lerobot_v30", "columns": COLUMNS.plain()},
+        "data": {"name": "test", "format": "lerobot_v30", "columns": COLUMNS},
         "seed": 0,
         "download": {"source": "hub", "hub": {"repo": REPO, "revision": COMMIT, **hub}},
     }
@@ -34,7 +33,7 @@ def config(**hub: Any) -> download.Config:
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     """A hub with one dataset and files that do not belong to it, and an empty cache."""
     written = tmp_path / "written"
-    MINIATURES["lerobot_v30"](written)
+    write_recordings(written)
     with serving(HubHandler) as site:
         for path in written.rglob("*.*"):
             site.files[f"/{REPO}/{path.relative_to(written).as_posix()}"] = path.read_bytes()
@@ -58,7 +57,7 @@ def test_the_needed_files_of_a_repository_are_fetched_and_pointed_to(hub: Site, 
     assert manifest.source == {"kind": "hub", "repo": REPO, "revision": COMMIT, "allow": None}
     assert Path(manifest.root or "") == tmp_path / "cache/datasets--lab--reach/snapshots" / COMMIT
     contents = {entry.path: hub.files[f"/{REPO}/{entry.path}"] for entry in manifest.files}
-    assert DATA in contents
+    assert DATA_FILE in contents
     assert not {"README.md", "data/chunk-000/file-777.parquet"} & contents.keys()
     assert f"/datasets/{REPO}/resolve/{COMMIT}/README.md" not in hub.got()
     assert len(open_dataset(config().data, tmp_path / "dataset").episodes()) == 3
@@ -66,8 +65,8 @@ def test_the_needed_files_of_a_repository_are_fetched_and_pointed_to(hub: Site, 
 
 def test_large_files_carry_the_hash_that_the_hub_tells(hub: Site, tmp_path: Path) -> None:
     download.run(config(), dataset=tmp_path / "dataset")
-    entry = next(entry for entry in Manifest.read(tmp_path / "dataset").files if entry.path == DATA)
-    assert entry.sha256 == etag(hub.files[f"/{REPO}/{DATA}"])
+    entry = next(entry for entry in Manifest.read(tmp_path / "dataset").files if entry.path == DATA_FILE)
+    assert entry.sha256 == etag(hub.files[f"/{REPO}/{DATA_FILE}"])
     assert entry.mtime_ns is None
 
 
@@ -93,11 +92,13 @@ def test_a_connection_that_breaks_is_continued_where_it_broke(
     hub: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 50)  # what is less than this of a piece is asked for again
-    hub.breaks[f"/{REPO}/{DATA}"] = [120]
+    hub.breaks[f"/{REPO}/{DATA_FILE}"] = [120]
     download.run(config(), dataset=tmp_path / "dataset")
-    asked = [bytes_ for kind, path, bytes_ in hub.asked if kind == "GET" and path.endswith(DATA)]
+    asked = [bytes_ for kind, path, bytes_ in hub.asked if kind == "GET" and path.endswith(DATA_FILE)]
     assert asked == ["", "bytes=100-"]
-    assert (Path(Manifest.read(tmp_path / "dataset").root or "") / DATA).read_bytes() == hub.files[f"/{REPO}/{DATA}"]
+    assert (Path(Manifest.read(tmp_path / "dataset").root or "") / DATA_FILE).read_bytes() == hub.files[
+        f"/{REPO}/{DATA_FILE}"
+    ]
 
 
 def test_a_tag_is_refused_with_the_commit_that_it_stands_for(hub: Site, tmp_path: Path) -> None:
@@ -181,7 +182,7 @@ def test_offline_the_cache_is_all_there_is(hub: Site, tmp_path: Path) -> None:
 
 def test_offline_an_incomplete_cache_is_an_error(hub: Site, tmp_path: Path) -> None:
     download.run(config(), dataset=tmp_path / "dataset")
-    (Path(Manifest.read(tmp_path / "dataset").root or "") / DATA).unlink()
+    (Path(Manifest.read(tmp_path / "dataset").root or "") / DATA_FILE).unlink()
     done = run_offline(tmp_path)
     assert done.returncode == 1
-    assert f"1 of them missing, the first is {DATA}, and HF_HUB_OFFLINE is set. Run the download" in done.stderr
+    assert f"1 of them missing, the first is {DATA_FILE}, and HF_HUB_OFFLINE is set. Run the download" in done.stderr

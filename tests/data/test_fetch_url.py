@@ -11,21 +11,19 @@ from typing import Any
 
 import fsspec
 import pytest
+from recordings import COLUMNS, DATA_FILE, write_recordings
 from servers import Site, serving
 
-from tests.formats.miniatures import COLUMNS, MINIATURES
 from vla.data import download, remote, transfer
 from vla.data.manifest import Manifest
 from vla.data.remote import RemoteFile, public, reader
 from vla.data.sources import open_dataset
 from vla.errors import ConfigError, DataError
 
-DATA = "data/chunk-000/file-000.parquet"
-
 
 def config(**url: Any) -> download.Config:
     values = {
-        "data": {"name": "test", "format": "lerobot_v30", "columns": COLUMNS.plain()},
+        "data": {"name": "test", "format": "lerobot_v30", "columns": COLUMNS},
         "seed": 0,
         "download": {"source": "url", "url": url},
     }
@@ -48,7 +46,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def written(tmp_path: Path) -> dict[str, bytes]:
     """Path -> contents of a dataset."""
-    MINIATURES["lerobot_v30"](tmp_path / "written")
+    write_recordings(tmp_path / "written")
     files = [path for path in (tmp_path / "written").rglob("*") if path.is_file()]
     return {path.relative_to(tmp_path / "written").as_posix(): path.read_bytes() for path in files}
 
@@ -77,7 +75,7 @@ def test_an_http_folder_is_fetched_by_its_list_of_checksums(
     manifest = Manifest.read(tmp_path / "dataset")
     assert manifest.source == {"kind": "url", "url": f"{site.url}/reach", "checksums": "SHA256SUMS", "sha256": None}
     assert (tmp_path / ".vla/downloads") in data_root(tmp_path / "dataset").parents
-    assert {entry.path: entry.sha256 for entry in manifest.files}[DATA] == sha256(written[DATA])
+    assert {entry.path: entry.sha256 for entry in manifest.files}[DATA_FILE] == sha256(written[DATA_FILE])
     assert "/reach/videos/of/no/episode.mp4" not in site.got()
     assert len(open_dataset(cfg.data, tmp_path / "dataset").episodes()) == 3
 
@@ -100,60 +98,60 @@ def test_the_list_of_checksums_can_lie_in_the_project(site: Site, tmp_path: Path
 
 
 def test_a_transfer_that_breaks_goes_on_where_it_broke(site: Site, tmp_path: Path, written: dict[str, bytes]) -> None:
-    site.breaks[f"/reach/{DATA}"] = [1000, 500]
+    site.breaks[f"/reach/{DATA_FILE}"] = [1000, 500]
     download.run(config(url=f"{site.url}/reach", checksums="SHA256SUMS"), dataset=tmp_path / "dataset")
-    asked = [part for _, path, part in site.asked if path == f"/reach/{DATA}"]
+    asked = [part for _, path, part in site.asked if path == f"/reach/{DATA_FILE}"]
     assert asked == ["", "bytes=1000-", "bytes=1500-"]
-    assert (data_root(tmp_path / "dataset") / DATA).read_bytes() == written[DATA]
+    assert (data_root(tmp_path / "dataset") / DATA_FILE).read_bytes() == written[DATA_FILE]
 
 
 def test_a_later_run_goes_on_where_an_earlier_one_was_stopped(site: Site, tmp_path: Path) -> None:
     cfg = config(url=f"{site.url}/reach", checksums="SHA256SUMS")
-    site.breaks[f"/reach/{DATA}"] = [1000] + [0] * 9
+    site.breaks[f"/reach/{DATA_FILE}"] = [1000] + [0] * 9
     with pytest.raises(DataError, match=r"file-000\.parquet: expected a complete transfer.*it goes on at byte 1000"):
         download.run(cfg, dataset=tmp_path / "dataset")
     assert not (tmp_path / "dataset").exists()
     site.breaks.clear()
     site.asked.clear()
     download.run(cfg, dataset=tmp_path / "dataset")
-    assert [part for _, path, part in site.asked if path == f"/reach/{DATA}"] == ["bytes=1000-"]
+    assert [part for _, path, part in site.asked if path == f"/reach/{DATA_FILE}"] == ["bytes=1000-"]
 
 
 def test_a_server_without_byte_ranges_is_read_from_the_start_again(
     site: Site, tmp_path: Path, written: dict[str, bytes]
 ) -> None:
     site.ranges = False
-    site.breaks[f"/reach/{DATA}"] = [1000]
+    site.breaks[f"/reach/{DATA_FILE}"] = [1000]
     download.run(config(url=f"{site.url}/reach", checksums="SHA256SUMS"), dataset=tmp_path / "dataset")
-    assert (data_root(tmp_path / "dataset") / DATA).read_bytes() == written[DATA]
+    assert (data_root(tmp_path / "dataset") / DATA_FILE).read_bytes() == written[DATA_FILE]
 
 
 def test_a_server_that_always_breaks_at_the_same_byte_is_given_up(site: Site, tmp_path: Path) -> None:
     site.ranges = False
-    site.breaks[f"/reach/{DATA}"] = [1000] * 99
+    site.breaks[f"/reach/{DATA_FILE}"] = [1000] * 99
     with pytest.raises(DataError, match="found the connection broken 5 times"):
         download.run(config(url=f"{site.url}/reach", checksums="SHA256SUMS"), dataset=tmp_path / "dataset")
-    assert site.got().count(f"/reach/{DATA}") == transfer.ATTEMPTS
+    assert site.got().count(f"/reach/{DATA_FILE}") == transfer.ATTEMPTS
 
 
 def test_a_busy_server_is_asked_again(site: Site, tmp_path: Path) -> None:
-    site.statuses[f"/reach/{DATA}"] = [503, 429]
+    site.statuses[f"/reach/{DATA_FILE}"] = [503, 429]
     download.run(config(url=f"{site.url}/reach", checksums="SHA256SUMS"), dataset=tmp_path / "dataset")
-    assert site.got().count(f"/reach/{DATA}") == 3
+    assert site.got().count(f"/reach/{DATA_FILE}") == 3
 
 
 @pytest.mark.parametrize(
     ("status", "message"), [(404, "found 404 .*Correct download.url"), (401, r"found 401 .*~/\.netrc")]
 )
 def test_a_refusal_is_final(site: Site, tmp_path: Path, status: int, message: str) -> None:
-    site.statuses[f"/reach/{DATA}"] = [status] * 2
+    site.statuses[f"/reach/{DATA_FILE}"] = [status] * 2
     with pytest.raises(DataError, match=message):
         download.run(config(url=f"{site.url}/reach", checksums="SHA256SUMS"), dataset=tmp_path / "dataset")
-    assert site.got().count(f"/reach/{DATA}") == 1
+    assert site.got().count(f"/reach/{DATA_FILE}") == 1
 
 
 def test_contents_that_are_not_the_listed_ones_are_refused_and_removed(site: Site, tmp_path: Path) -> None:
-    site.files[f"/reach/{DATA}"] += b"more"
+    site.files[f"/reach/{DATA_FILE}"] += b"more"
     with pytest.raises(DataError, match=r"file-000\.parquet: expected sha256 \w{64}, found \w{64}\. Run again"):
         download.run(config(url=f"{site.url}/reach", checksums="SHA256SUMS"), dataset=tmp_path / "dataset")
     assert not list((tmp_path / ".vla").rglob("*.part"))
