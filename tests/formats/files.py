@@ -1,0 +1,62 @@
+"""The files that datasets are made of: images, videos, JSON, Parquet."""
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+FPS = 20
+GROUP = 4
+"""Frames from one key frame to the next."""
+
+
+def png(image: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(image).save(stream, format="PNG")
+    return stream.getvalue()
+
+
+def write_video(path: Path, frames: np.ndarray, *, fps: float = FPS, group: int = GROUP) -> None:
+    """A video from which the frames come back as they are."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    encode(path, frames, "libx264rgb", pixels="rgb24", given="rgb24", fps=fps, options={"qp": "0", "g": str(group)})
+
+
+def encode(
+    path: Path, frames: np.ndarray, codec: str, *, pixels: str, given: str, fps: float = FPS, options: dict[str, str]
+) -> None:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=round(fps), options=options)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = pixels
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format=given)))
+        container.mux(stream.encode())
+
+
+def decode(path: Path) -> np.ndarray:
+    """All frames of a video, in order: the plainest way that there is."""
+    with av.open(str(path)) as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+
+def write_json(path: Path, values: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(values))
+
+
+def write_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+
+
+def write_table(path: Path, rows: pa.Table, **options: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(rows, path, **options)
