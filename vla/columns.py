@@ -22,7 +22,9 @@ from pydantic import Field, field_validator
 from vla.config import Config
 from vla.errors import ConfigError
 
-PART = re.compile(r"^(?P<sum>sum\()?(?P<column>[^\[\]()]+?)(?:\[(?P<start>\d+):(?P<stop>\d+)\])?(?(sum)\))$")
+NAME = r"[^\[\]()\s](?:[^\[\]()\n]*[^\[\]()\s])?"
+"""Anything without brackets that neither begins nor ends with a space."""
+PART = re.compile(rf"(?P<sum>sum\()?(?P<column>{NAME})(?:\[(?P<start>\d+):(?P<stop>\d+)\])?(?(sum)\))")
 Matrix = Float32[np.ndarray, "T D"]
 
 
@@ -39,14 +41,14 @@ class Part:
     @classmethod
     def parse(cls, text: str) -> "Part":
         """Raises ConfigError when the text is none of the three forms, or names an empty range."""
-        found = PART.match(text.strip())
+        found = PART.fullmatch(text.strip())
         if found is None or (found["start"] and int(found["start"]) >= int(found["stop"])):
             raise ConfigError(
                 f"data.columns: expected COLUMN, COLUMN[FIRST:END] or sum(COLUMN[FIRST:END]), found {text!r}. "
                 f"Correct it."
             )
         start, stop = (None, None) if found["start"] is None else (int(found["start"]), int(found["stop"]))
-        return cls(found["column"].strip(), start, stop, found["sum"] is not None)
+        return cls(found["column"], start, stop, found["sum"] is not None)
 
     def take(self, values_TD: Matrix) -> Matrix:
         """This part's dimensions out of the whole column's."""
