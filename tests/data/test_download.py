@@ -4,12 +4,15 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from recordings import COLUMNS, write_recordings
+from recordings import COLUMNS, DATA_FILE, LENGTHS, write_recordings
 
 from vla.data import download
 from vla.data.manifest import Manifest
-from vla.data.sources import open_dataset
+from vla.data.sources import open_dataset, reading_code
 from vla.errors import ConfigError, DataError
 
 SIM = {
@@ -22,9 +25,16 @@ SIM = {
 }
 
 
-def config(*, source: str, columns: dict[str, Any] = COLUMNS, data_format: str = "lerobot_v30", **kinds: Any) -> Any:
+def config(
+    *,
+    source: str,
+    columns: dict[str, Any] = COLUMNS,
+    data_format: str = "lerobot_v30",
+    data: dict[str, Any] | None = None,
+    **kinds: Any,
+) -> download.Config:
     values = {
-        "data": {"name": "test", "format": data_format, "columns": columns},
+        "data": {"name": "test", "format": data_format, "columns": columns, **(data or {})},
         "seed": 0,
         "download": {"source": source, **kinds},
     }
@@ -129,3 +139,112 @@ def test_a_dataset_that_exists_stays_when_a_new_one_fails(tmp_path: Path) -> Non
         download.run(config(source="sim", sim={**SIM, "max_steps": 2}), dataset=tmp_path / "dataset")
     assert kept.read_text() == "before"
     assert [path.name for path in tmp_path.iterdir()] == ["dataset"]
+
+
+def split_in_files(root: Path) -> None:
+    """Give each episode of a dataset a data file of its own, as writers do when files become large."""
+    table = pq.read_table(root / DATA_FILE)
+    for number, start in enumerate(np.cumsum([0, *LENGTHS[:-1]])):
+        pq.write_table(table.slice(start, LENGTHS[number]), root / f"data/chunk-000/file-{number:03d}.parquet")
+    path = next((root / "meta/episodes").rglob("*.parquet"))
+    episodes = pq.read_table(path)
+    place = episodes.schema.get_field_index("data/file_index")
+    episodes = episodes.set_column(place, "data/file_index", pa.array(range(len(LENGTHS)), pa.int64()))
+    pq.write_table(episodes, path)
+
+
+def test_episodes_with_missing_files_are_left_out_and_counted_when_it_is_said(
+    tmp_path: Path, elsewhere: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    split_in_files(elsewhere)
+    (elsewhere / "data/chunk-000/file-001.parquet").unlink()
+    missing = r"expected 3 files, found 1 of them missing: data/chunk-000/file-001\.parquet\."
+    with pytest.raises(DataError, match=missing):
+        download.run(config(source="local", local={"path": str(elsewhere)}), dataset=tmp_path / "dataset")
+    cfg = config(source="local", local={"path": str(elsewhere)}, data={"select": {"present": True}})
+    with caplog.at_level("INFO", logger="vla"):
+        download.run(cfg, dataset=tmp_path / "dataset")
+    assert "test: 1 episodes left out: with missing files" in caplog.text
+    opened = open_dataset(cfg.data, tmp_path / "dataset")
+    assert opened.episodes()["episode_id"].to_pylist() == [0, 2]
+    assert opened.sources[0].selected.left_out == {"with missing files": 1}
+
+
+def test_only_the_files_of_the_selected_episodes_are_looked_at(tmp_path: Path, elsewhere: Path) -> None:
+    split_in_files(elsewhere)
+    (elsewhere / "data/chunk-000/file-001.parquet").unlink()
+    cfg = config(source="local", local={"path": str(elsewhere)}, data={"select": {"episodes": [0, 2]}})
+    download.run(cfg, dataset=tmp_path / "dataset")
+    listed = [entry.path for entry in Manifest.read(tmp_path / "dataset").files if entry.path.startswith("data")]
+    assert listed == ["data/chunk-000/file-000.parquet", "data/chunk-000/file-002.parquet"]
+
+
+def test_episodes_that_are_not_selected_do_not_count_as_missing(tmp_path: Path, elsewhere: Path) -> None:
+    split_in_files(elsewhere)
+    select = {"present": True, "per_instruction": 1}
+    cfg = config(source="local", local={"path": str(elsewhere)}, data={"select": select})
+    download.run(cfg, dataset=tmp_path / "dataset")
+    opened = open_dataset(cfg.data, tmp_path / "dataset")
+    assert opened.episodes()["episode_id"].to_pylist() == [0, 1]
+    assert opened.sources[0].selected.left_out == {"beyond data.select.per_instruction": 1}
+
+
+@pytest.fixture
+def mixture(tmp_path: Path, elsewhere: Path) -> dict[str, Any]:
+    """The settings of two local datasets, each of the main one's columns."""
+    far = write_recordings(tmp_path / "far", seed=100)
+    return {
+        "local": {"path": str(elsewhere)},
+        "data": {"mixture": {"far": {"format": "lerobot_v30", "columns": COLUMNS}}},
+        "mixture": {"far": {"source": "local", "local": {"path": str(far)}}},
+    }
+
+
+def test_the_datasets_of_a_mixture_each_have_a_manifest(tmp_path: Path, mixture: dict[str, Any]) -> None:
+    cfg = config(source="local", **mixture)
+    download.run(cfg, dataset=tmp_path / "dataset")
+    main, far = Manifest.read(tmp_path / "dataset"), Manifest.read(tmp_path / "dataset/mixture/far")
+    assert main.mixture == {"far": far.digest}
+    assert main.code is None
+    assert far.code == reading_code("lerobot_v30")
+    assert open_dataset(cfg.data, tmp_path / "dataset").episodes()["source"].to_pylist() == ["test"] * 3 + ["far"] * 3
+
+
+def test_a_simulated_dataset_can_be_mixed_with_a_recorded_one(tmp_path: Path, mixture: dict[str, Any]) -> None:
+    cfg = config(source="sim", sim=SIM, data=mixture["data"], mixture=mixture["mixture"])
+    download.run(cfg, dataset=tmp_path / "dataset")
+    assert not [entry.path for entry in Manifest.read(tmp_path / "dataset").files if "mixture" in entry.path]
+    assert open_dataset(cfg.data, tmp_path / "dataset").episodes()["source"].to_pylist() == ["test"] + ["far"] * 3
+
+
+def test_a_change_in_a_further_dataset_changes_the_digest_of_all(tmp_path: Path, mixture: dict[str, Any]) -> None:
+    cfg = config(source="local", **mixture)
+    download.run(cfg, dataset=tmp_path / "dataset")
+    before = Manifest.read(tmp_path / "dataset").digest
+    os.utime(tmp_path / "far" / DATA_FILE, ns=(0, 1))
+    download.run(cfg, dataset=tmp_path / "dataset")
+    assert Manifest.read(tmp_path / "dataset").digest != before
+
+
+def test_datasets_that_do_not_go_together_are_refused_at_download(tmp_path: Path, mixture: dict[str, Any]) -> None:
+    mixture["data"]["mixture"]["far"]["columns"] = {**COLUMNS, "state": "observation.state[0:2]"}
+    with pytest.raises(DataError, match="expected the state dimensions of test, 4, found 2"):
+        download.run(config(source="local", **mixture), dataset=tmp_path / "dataset")
+    assert not (tmp_path / "dataset").exists()
+
+
+def test_a_dataset_that_nothing_mixes_in_is_refused(tmp_path: Path, mixture: dict[str, Any]) -> None:
+    mixture["mixture"]["fra"] = mixture["mixture"]["far"]
+    with pytest.raises(ConfigError, match=r"datasets of data\.mixture \(far\), found 'fra'\. Did you mean 'far'\?"):
+        download.run(config(source="local", **mixture), dataset=tmp_path / "dataset")
+
+
+def test_a_further_dataset_without_a_source_is_refused(tmp_path: Path, mixture: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"download\.mixture\.far: expected where data\.mixture\.far comes from"):
+        download.run(config(source="local", **{**mixture, "mixture": {}}), dataset=tmp_path / "dataset")
+
+
+def test_a_wrong_setting_of_a_further_dataset_is_named_with_its_place(tmp_path: Path, mixture: dict[str, Any]) -> None:
+    mixture["mixture"]["far"] = {"source": "local", "local": {"path": "nowhere"}}
+    with pytest.raises(DataError, match=r"download\.mixture\.far\.local\.path: expected a dataset folder, found none"):
+        download.run(config(source="local", **mixture), dataset=tmp_path / "dataset")
