@@ -94,6 +94,12 @@ class Statistics:
     def dims(self) -> int:
         return len(self.mean)
 
+    def first(self, dims: int) -> Self:
+        """The statistics of the first dimensions."""
+        optional = {name: getattr(self, name) for name in OPTIONAL}
+        cut = {name: None if array is None else array[:dims] for name, array in optional.items()}
+        return type(self)(self.mean[:dims], self.std[:dims], **cut, count=self.count)
+
     @property
     def middle(self) -> Float64[np.ndarray, "D"]:
         """The median, or the mean where a file has no median."""
@@ -161,10 +167,14 @@ class Normalize:
         self.method = method
         offset, scale, spread = _affine(stats, method)
         self.raw = np.isin(np.arange(stats.dims), np.array(raw, dtype=np.int64))
-        threshold = DEGENERATE * np.maximum(1.0, np.abs(stats.middle)) * degenerate_scale
-        self.degenerate = (spread <= threshold) & ~self.raw
+        self.threshold = DEGENERATE * np.maximum(1.0, np.abs(stats.middle)) * degenerate_scale
+        self.degenerate = (spread <= self.threshold) & ~self.raw
         self.offset = np.where(self.raw, 0.0, np.where(self.degenerate, stats.middle, offset))
         self.scale = np.where(self.raw | self.degenerate, 1.0, scale)
+
+    @property
+    def dims(self) -> int:
+        return len(self.offset)
 
     def forward(self, raw: Float32[np.ndarray, "*shape D"], *, clip: bool = False) -> Float32[np.ndarray, "*shape D"]:
         """Raw to normalised; `clip` limits min_max to [-1, 1], which inference does and training does not."""

@@ -14,7 +14,7 @@ from tables import a_table
 
 from vla.data import norm_stats
 from vla.data.episodes import SCHEMA
-from vla.data.norm_stats import Counting
+from vla.data.norm_stats import Counted, Counting
 from vla.delta import DeltaRange
 from vla.errors import ConfigError, DataError
 from vla.normalization import NormStats, Statistics
@@ -32,9 +32,8 @@ def episodes():
 
 def measure(episodes, counting=PLAIN, *, memory_bytes=10**6, **table) -> NormStats:
     lengths = [len(episode.timestamp_T) for episode in episodes]
-    return norm_stats.measure_episodes(
-        ArrayDataset(episodes), a_table(lengths, **table), counting, memory_bytes=memory_bytes
-    )
+    data, episode_table = ArrayDataset(episodes), a_table(lengths, **table)
+    return Counted(data, episode_table, counting, memory_bytes=memory_bytes).statistics()
 
 
 def assert_statistics_of(stats: Statistics, rows, *, dims=slice(None)) -> None:
@@ -56,7 +55,7 @@ def chunks(actions, horizon) -> np.ndarray:
 
 def test_every_step_of_the_train_split_counts_once(episodes):
     table = a_table([3, 7], ids=[0, 2])
-    found = norm_stats.measure_episodes(ArrayDataset(episodes), table, PLAIN, memory_bytes=10**6)
+    found = Counted(ArrayDataset(episodes), table, PLAIN, memory_bytes=10**6).statistics()
     assert found.state.count == found.actions.count == 10
     assert_statistics_of(found.state, np.concatenate([episodes[0].state_TS, episodes[2].state_TS]))
     assert_statistics_of(found.actions, np.concatenate([episodes[0].actions_TA, episodes[2].actions_TA]))
@@ -123,15 +122,15 @@ def test_sources_of_a_mixture_count_as_their_multiplicity_says(episodes, delta):
 
 @pytest.mark.parametrize(("memory_bytes", "reads"), [(0, 6), (10**6, 3)])
 def test_the_memory_limit_decides_how_often_is_read_but_not_what_comes_out(episodes, memory_bytes, reads):
-    class Counted(ArrayDataset):
+    class Reads(ArrayDataset):
         calls = 0
 
         def steps(self, episode_id):
             self.calls += 1
             return super().steps(episode_id)
 
-    data, counting = Counted(episodes), Counting({"arrays": 1}, 3, chunks=True, delta=DELTA)
-    found = norm_stats.measure_episodes(data, a_table(LENGTHS), counting, memory_bytes=memory_bytes)
+    data, counting = Reads(episodes), Counting({"arrays": 1}, 3, chunks=True, delta=DELTA)
+    found = Counted(data, a_table(LENGTHS), counting, memory_bytes=memory_bytes).statistics()
     assert data.calls == reads
     expected = measure(episodes, counting, memory_bytes=10**9)
     for name in ("state", "actions", "recorded_actions"):

@@ -5,6 +5,7 @@ the order of the rows; rows are gathered into large blocks first, because an epi
 for every column.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -67,10 +68,12 @@ class _Block:
 def _blocks(scanned: Iterable[tuple[str, Rows]]) -> Iterator[tuple[str, _Block]]:
     """The same rows in blocks of BLOCK_ROWS or somewhat more, and what is left over."""
     waiting: dict[str, list[Rows]] = {}
+    counts: Counter[str] = Counter()
     for name, rows in scanned:
-        parts = waiting.setdefault(name, [])
-        parts.append(rows)
-        if sum(len(part.weight_N) for part in parts) >= BLOCK_ROWS:
+        waiting.setdefault(name, []).append(rows)
+        counts[name] += len(rows.weight_N)
+        if counts[name] >= BLOCK_ROWS:
+            counts[name] = 0
             yield name, _Block.of(waiting.pop(name))
     yield from ((name, _Block.of(parts)) for name, parts in waiting.items())
 

@@ -31,6 +31,8 @@ from vla.normalization import Method, Normalize, NormStats, Quantity, Statistics
 
 logger = logging.getLogger(__name__)
 
+RECORDED, ACTIONS, DELTA = "recorded actions", "actions", "delta actions"
+
 
 class NormStatsConfig(config.Config):
     """Section `norm_stats`."""
@@ -93,7 +95,7 @@ def run(cfg: Config, *, dataset: Path, episodes: Path, norm_stats: Path) -> None
         chunks=cfg.norm_stats.weighting == "chunks",
         delta=cfg.transforms.delta_actions,
     )
-    stats = measure_episodes(data, table, counting, memory_bytes=cfg.norm_stats.memory_bytes)
+    stats = Counted(data, table, counting, memory_bytes=cfg.norm_stats.memory_bytes).statistics()
     provenance = {
         "data_name": cfg.data.name,
         "dataset_digest": Manifest.read(dataset).digest,
@@ -113,34 +115,42 @@ def run(cfg: Config, *, dataset: Path, episodes: Path, norm_stats: Path) -> None
     stats.write(norm_stats)
 
 
-def measure_episodes(data: Recordings, table: EpisodeTable, counting: Counting, *, memory_bytes: int) -> NormStats:
-    """Statistics over the steps of the table's episodes, without provenance."""
-    schema = data.schema
-    delta = Delta.make(counting.delta, state_dim=schema.state_dim, action_dim=schema.action_dim)
-    fits = int(table.length_E.sum()) * (schema.state_dim + schema.action_dim) * 4 <= memory_bytes
-    kept = list(_read(data, table)) if fits else None
-
-    def scan() -> Iterator[tuple[str, Rows]]:
-        for episode in _read(data, table) if kept is None else kept:
-            yield from _rows(episode, counting, delta)
-
-    dims = {"state": schema.state_dim, "recorded actions": schema.action_dim}
-    if not counting.plain:
-        dims["actions"] = schema.action_dim
-    if len(delta):
-        dims["delta actions"] = len(delta)
-    found = measure(scan, dims)
-    actions = found.get("actions", found["recorded actions"])
-    if len(delta):
-        actions = _replaced(actions, delta.actions_K, found["delta actions"])
-    return NormStats(found["state"], actions, {}, found["recorded actions"])
-
-
 @dataclass(frozen=True, slots=True)
 class _Episode:
     source: str
     state_TS: Float32[np.ndarray, "T S"]
     actions_TA: Float32[np.ndarray, "T A"]
+
+
+class Counted:
+    """The rows of some episodes with as often as they count; read again by every scan unless they could be kept."""
+
+    def __init__(self, data: Recordings, table: EpisodeTable, counting: Counting, *, memory_bytes: int) -> None:
+        schema = data.schema
+        self._counting = counting
+        self.delta = Delta.make(counting.delta, state_dim=schema.state_dim, action_dim=schema.action_dim)
+        self.dims = {"state": schema.state_dim, RECORDED: schema.action_dim}
+        """Quantity -> number of dimensions; `ACTIONS` and `DELTA` only where they are counted apart."""
+        if not counting.plain:
+            self.dims[ACTIONS] = schema.action_dim
+        if len(self.delta):
+            self.dims[DELTA] = len(self.delta)
+        fits = int(table.length_E.sum()) * (schema.state_dim + schema.action_dim) * 4 <= memory_bytes
+        kept = list(_read(data, table)) if fits else None
+        self._episodes = (lambda: _read(data, table)) if kept is None else (lambda: kept)
+
+    def scan(self) -> Iterator[tuple[str, Rows]]:
+        """All rows, each with its quantity."""
+        for episode in self._episodes():
+            yield from _rows(episode, self._counting, self.delta)
+
+    def statistics(self) -> NormStats:
+        """Statistics of all rows, without provenance."""
+        found = measure(self.scan, self.dims)
+        actions = found.get(ACTIONS, found[RECORDED])
+        if len(self.delta):
+            actions = _replaced(actions, self.delta.actions_K, found[DELTA])
+        return NormStats(found["state"], actions, {}, found[RECORDED])
 
 
 def _read(data: Recordings, table: EpisodeTable) -> Iterator[_Episode]:
@@ -167,15 +177,15 @@ def _rows(episode: _Episode, counting: Counting, delta: Delta) -> Iterator[tuple
     state_TS, actions_TA, once = episode.state_TS, episode.actions_TA, counting.sources[episode.source]
     length, horizon = len(actions_TA), counting.horizon
     yield "state", Rows.once(state_TS, once)
-    yield "recorded actions", Rows.once(actions_TA)
+    yield RECORDED, Rows.once(actions_TA)
     if not counting.plain:
         counts_T = chunk_counts(length, horizon) if counting.chunks else np.ones(length, dtype=np.int64)
-        yield "actions", Rows(actions_TA, counts_T * once)
+        yield ACTIONS, Rows(actions_TA, counts_T * once)
     for ahead in range(horizon if len(delta) else 0):
         # Chunks that reach past the end repeat the last action, or have no action there.
         starts = length if counting.chunks else max(length - ahead, 0)
         reached_N = np.minimum(np.arange(starts) + ahead, length - 1)
-        yield "delta actions", Rows.once(delta.differences(actions_TA[reached_N], state_TS[:starts]), once)
+        yield DELTA, Rows.once(delta.differences(actions_TA[reached_N], state_TS[:starts]), once)
 
 
 def _replaced(stats: Statistics, dims: Int64[np.ndarray, "K"], by: Statistics) -> Statistics:
