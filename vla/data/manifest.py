@@ -5,7 +5,7 @@ terabytes are never hashed. The dataset digest is over the manifest, not over th
 """
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
@@ -26,6 +26,10 @@ class FileEntry:
     mtime_ns: int | None
     """None where the hash is known."""
     sha256: str | None
+
+    def plain(self) -> dict[str, Any]:
+        """JSON-ready values, without the deep copies that `asdict` makes of tens of thousands."""
+        return {"path": self.path, "size": self.size, "mtime_ns": self.mtime_ns, "sha256": self.sha256}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +71,7 @@ class Manifest:
     def digest(self) -> str:
         """Identity of the data: equal for equal files, wherever they lie if all their hashes are known."""
         root = None if all(entry.sha256 for entry in self.files) else self.root
-        identity = [self.format, root, [asdict(entry) for entry in self.files]]
+        identity = [self.format, root, [entry.plain() for entry in self.files]]
         return artifacts.digest_of_value([*identity, self.mixture] if self.mixture else identity)
 
     @property
@@ -76,7 +80,9 @@ class Manifest:
         return {entry.path: Listed(entry.size, entry.mtime_ns) for entry in self.files}
 
     def write(self, dataset: Path) -> None:
-        artifacts.write_json(dataset / FILE_NAME, {**asdict(self), "digest": self.digest})
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        files = [entry.plain() for entry in self.files]
+        artifacts.write_json(dataset / FILE_NAME, {**values, "files": files, "digest": self.digest})
 
     @classmethod
     def read(cls, dataset: Path) -> Self:
