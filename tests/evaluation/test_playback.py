@@ -6,7 +6,7 @@ from builders import ArrayDataset, make_episode
 from bundles import a_bundle
 from tables import a_table
 
-from vla.data.episodes import EpisodeTable
+from vla.data.episodes import FOREVER, EpisodeTable
 from vla.delta import Delta
 from vla.errors import DataError
 from vla.evaluation import playback
@@ -94,6 +94,20 @@ def test_the_errors_equal_a_plain_loop_over_all_real_targets(bundle, dataset):
     assert {task: row["steps"] for task, row in summary["per_task"].items()} == {
         "open the drawer": 8, "press the button": 6,
     }  # fmt: skip
+
+
+def test_no_error_is_counted_after_a_terminal_step(bundle, dataset):
+    table = dataclasses.replace(the_table(), supervised_E=np.array([FOREVER, 2, 1, 4]))
+    (_, _), (recording, _), *_ = playback.play(
+        bundle, dataset=dataset, table=table, side_by_side=1, num_steps=2, seed=0
+    )
+    assert (recording.episode_id, recording.supervised) == (8, 2)
+    errors = Errors(bundle)
+    errors.add(recording, np.zeros((6, 4, 2), np.float32))
+    # Of steps 0 and 1 alone: the second stands in the chunks of both.
+    right = recording.steps.actions_TA[[0, 1, 1]]
+    assert errors.summary()["mae"] == pytest.approx(np.abs(right).mean(), rel=1e-6)
+    assert errors.summary()["per_task"]["press the button"]["steps"] == 2
 
 
 def test_the_mean_action_and_the_scale_are_those_of_the_actions_as_recorded(bundle, dataset):

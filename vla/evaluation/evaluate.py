@@ -156,8 +156,8 @@ class Errors:
     def add(self, recording: Recording, chunks_THA: Float32[np.ndarray, "T H A"]) -> None:
         """Take in the predictions of one episode."""
         steps = np.arange(len(chunks_THA))
-        length_E = np.array([len(steps)])
-        window = Windows.make(length_E, length_E, self._spec).window(np.zeros_like(steps), steps)
+        windows = Windows.make(np.array([len(steps)]), np.array([recording.supervised]), self._spec)
+        window = windows.window(np.zeros_like(steps), steps)
         true_THA = recording.steps.actions_TA[window.actions_BPH[:, -1]]
         weight_TH = window.weight_BPH[:, -1]
         model = ErrorSums.of(chunks_THA - true_THA, weight_TH)
@@ -199,7 +199,7 @@ class Errors:
             "mae": model.mae,
             "baseline_mae": baseline.mae,
             "error_ratio": self._ratio(model, baseline),
-            # Every step is the first of a chunk exactly once.
+            # Every supervised step is the first of a chunk exactly once.
             "steps": int(model.weight_HA[0, 0]),
         }
 

@@ -30,6 +30,8 @@ class Recording:
     episode_id: int
     uid: int
     instruction: str
+    supervised: int
+    """Steps whose recorded actions are right: all, or those up to a terminal one."""
     steps: Steps
     images: dict[str, UInt8[np.ndarray, "T Y X 3"]]
 
@@ -62,8 +64,15 @@ def read_recording(bundle: Bundle, *, dataset: Recordings, table: EpisodeTable, 
     }.items():
         if found != length:
             raise DataError(f"episode {episode_id}: expected {length} {what}, found {found}. Run 'dvc repro validate'.")
-    instruction = table.instructions[table.instruction_E[row]]
-    return Recording(row, episode_id, int(table.uid_E[row]), instruction, steps, images)
+    return Recording(
+        row=row,
+        episode_id=episode_id,
+        uid=int(table.uid_E[row]),
+        instruction=table.instructions[table.instruction_E[row]],
+        supervised=min(length, int(table.supervised_E[row])),
+        steps=steps,
+        images=images,
+    )
 
 
 def predict_group(
