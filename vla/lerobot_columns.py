@@ -70,8 +70,8 @@ class DepthCode:
         pixels = encoding.get("video.pix_fmt")
         keys = {"near": "video.depth_min", "far": "video.depth_max", "shift": "video.shift", "is_log": "video.use_log"}
         found = {name: encoding[key] for name, key in keys.items() if encoding.get(key) is not None}
-        code = cls(**found)
-        if pixels != "gray12le" or not 0 <= code.near < code.far or (code.is_log and code.near + code.shift <= 0):
+        code = cls(**found) if all(isinstance(value, int | float) for value in found.values()) else None
+        if code is None or pixels != "gray12le" or not 0 <= code.near < code.far or code.near + code.shift <= 0:
             raise DataError(
                 f"{where}: expected a depth video of video.pix_fmt gray12le and a range of depths, found {pixels!r} "
                 f"and {found}. Convert the depth, or take it out of data.columns.depth."

@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from glob import escape
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +79,12 @@ class LeRobotDataset(ABC):
             depth={view: info.depth_size(column) for view, column in columns.depth.items()},
         )
 
+        self._depth_codes = {
+            column: self._depth_code or DepthCode.read(info.encoding(column), where=f"{info.path}: {column}")
+            for column in columns.depth.values()
+            if info.is_video(column)
+        }
+
     @property
     @abstractmethod
     def _listed(self) -> EpisodeList:
@@ -137,8 +144,7 @@ class LeRobotDataset(ABC):
             chosen, where = self._take(episode_id, column, steps_N)
             return grids(chosen, size, where=where)
         path, times_N = self._times(episode_id, column, steps_N)
-        where = f"Episode {episode_id}, {column}"
-        code = self._depth_code or DepthCode.read(self._info.encoding(column), where=f"{self._info.path}: {column}")
+        where, code = f"Episode {episode_id}, {column}", self._depth_codes[column]
         return self._videos.depth(path, times_N, fps=self._info.fps, size=size, decode=code, where=where)
 
     def block_starts(self, episode_id: int) -> Int64[np.ndarray, "K"]:
@@ -162,8 +168,8 @@ class LeRobotDataset(ABC):
         return [self._rows(row).path, *(self._clip(row, column).path for column in self._video_columns)]
 
     def data_folders(self) -> tuple[str, ...]:
-        """Data and videos."""
-        return ("data", "videos")
+        """Data, and the videos of the chosen columns: those of other cameras lie beside them."""
+        return ("data", *(f"videos/**/{escape(column)}" for column in self._video_columns))
 
     @cached_property
     def _video_columns(self) -> list[str]:

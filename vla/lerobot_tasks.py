@@ -91,7 +91,7 @@ def texts_of(
             f"the file is incomplete. Download the dataset again."
         )
     chosen = values.take(pa.array(rows))
-    if pa.types.is_string(chosen.type) or pa.types.is_large_string(chosen.type):
+    if pa.types.is_string(chosen.type) or pa.types.is_large_string(chosen.type) or pa.types.is_null(chosen.type):
         return [text or "" for text in chosen.to_pylist()]
     if not pa.types.is_integer(chosen.type):
         raise DataError(

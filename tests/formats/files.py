@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ def png(image: np.ndarray) -> bytes:
 def write_video(path: Path, frames: np.ndarray, *, fps: float = FPS, group: int = GROUP) -> None:
     """A video from which the frames come back as they are."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    encode(path, frames, "libx264rgb", pixels="rgb24", given="rgb24", fps=fps, options={"qp": "0", "g": str(group)})
+    options = {"qp": "0", "g": str(group), "sc_threshold": "0"}
+    encode(path, frames, "libx264rgb", pixels="rgb24", given="rgb24", fps=fps, options=options)
 
 
 def encode(
@@ -41,10 +43,10 @@ def encode(
         container.mux(stream.encode())
 
 
-def decode(path: Path) -> np.ndarray:
-    """All frames of a video, in order: the plainest way that there is."""
+def decode(path: Path, *, frames: int | None = None) -> np.ndarray:
+    """The first frames of a video (None for all), in order: the plainest way that there is."""
     with av.open(str(path)) as container:
-        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+        return np.stack([each.to_ndarray(format="rgb24") for each in islice(container.decode(video=0), frames)])
 
 
 def write_json(path: Path, values: Any) -> None:

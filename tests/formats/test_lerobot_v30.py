@@ -1,6 +1,7 @@
 """LeRobot v3.0: the variations that other writers leave, and damage that must not go unnoticed."""
 
 import json
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,18 +13,27 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.formats.files import png
-from tests.formats.miniature_lerobot import COLUMNS, TASKS, Episode, config, demonstration, write_lerobot_v30
+from tests.formats.files import png, write_table
+from tests.formats.miniature_lerobot import (
+    COLUMNS,
+    TASKS,
+    Episode,
+    config,
+    demonstration,
+    features,
+    write_info,
+    write_lerobot_v30,
+    write_lerobot_v30_video,
+)
 from vla import parquet
 from vla.columns import Columns
 from vla.errors import DataError
 from vla.folder import Folder
-from vla.formats.lerobot_v30 import LeRobotV30, open_dataset
+from vla.formats.lerobot_v30 import LeRobotV30, open_dataset, suggest_columns
 from vla.sim import write
 
-SHARED = Path(__file__).parents[3] / "shared" / "data"
 NOISE = np.random.default_rng(0).integers(0, 256, (8, 10, 3), dtype=np.uint8)
-DATA = "data/chunk-000/file-000.parquet"
+DATA, EPISODES = "data/chunk-000/file-000.parquet", "meta/episodes/chunk-000/file-000.parquet"
 
 
 @pytest.fixture
@@ -254,43 +264,128 @@ def test_whatever_is_written_is_read_back(
         np.testing.assert_array_equal(dataset.steps(number).state_TS, each.state_TS)
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the reference datasets are not on this machine")
-@pytest.mark.parametrize("name", ["written_v30_video_044", "written_v30_video_061"])
-def test_datasets_by_lerobot_itself_are_read(name: str) -> None:
-    columns = Columns(state="observation.state", actions="action", views={"cam": "observation.images.cam"})
-    dataset = opened(SHARED / name, columns)
-    table = dataset.episodes()
-    assert len(table) == 50
-    assert set(table["length"].to_pylist()) == {200}
-    assert set(table["instruction"].to_pylist()) == {
-        "pick up the red block",
-        "push the block to the left",
-        "open the drawer",
-    }
-    steps = dataset.steps(49)
-    assert steps.state_TS.shape == (200, 8)
-    assert steps.actions_TA.shape == (200, 7)
-    np.testing.assert_allclose(steps.timestamp_T, np.arange(200) / 20, atol=1e-5)
-    assert dataset.schema.views == {"cam": (96, 96)}
-
-
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the reference datasets are not on this machine")
-def test_video_frames_have_the_statistics_that_lerobot_stored_for_their_episode() -> None:
-    columns = Columns(state="observation.state", actions="action", views={"cam": "observation.images.cam"})
-    root = SHARED / "written_v30_video_061"
-    dataset = opened(root, columns)
-    assert Path("videos/observation.images.cam/chunk-000/file-000.mp4") in dataset.episode_files(0)
-    stored = pq.read_table(root / "meta/episodes", columns=["stats/observation.images.cam/mean"])
-    for episode in (0, 13, 49):
-        frames = dataset.images(episode, "cam")
-        mean = np.array(stored[0][episode].as_py()).ravel()
-        assert frames.shape == (200, 96, 96, 3)
-        np.testing.assert_allclose(frames.mean(axis=(0, 1, 2)) / 255, mean, atol=0.01)
-
-
 def test_a_video_that_the_episode_table_does_not_place_is_an_error(root: Path) -> None:
     features = json.loads((root / "meta/info.json").read_text())["features"]
     features["observation.images.front"]["dtype"] = "video"
     change_info(root, features=features)
     with pytest.raises(DataError, match=r"episodes.*expected the columns .*found no videos/observation\.images\.front"):
         opened(root)
+
+
+def change_tasks(root: Path, tasks: list[list[str]]) -> None:
+    rewrite(root / EPISODES, lambda table: replace(table, "tasks", pa.array(tasks)))
+
+
+def test_a_column_of_the_data_resolves_several_tasks(root: Path) -> None:
+    change_tasks(root, [["open the drawer"], list(TASKS.values()), ["open the drawer"]])
+    with pytest.raises(DataError, match=r"episode 1: expected one task, .*data\.columns\.instruction .* task_index\)"):
+        opened(root).episodes()
+    assert len(opened(root).steps(1)) == 5, "all but the instructions can be read"
+    texts = opened(root, COLUMNS.model_copy(update={"instruction": "task_index"})).episodes()["instruction"]
+    assert texts.to_pylist() == [*TASKS.values(), "open the drawer"]
+
+
+def test_a_column_of_text_is_read_at_the_first_row_of_each_episode(root: Path) -> None:
+    said = pa.array([f"row {row}" for row in range(10)])
+    rewrite(root / DATA, lambda table: table.append_column("said", said))
+    texts = opened(root, COLUMNS.model_copy(update={"instruction": "said"})).episodes()["instruction"]
+    assert texts.to_pylist() == ["row 0", "row 3", "row 8"]
+    rewrite(root / DATA, lambda table: table.slice(0, 8))
+    with pytest.raises(DataError, match=r"file-000\.parquet: said: episode 2: expected more than 8 rows, found 8"):
+        opened(root, COLUMNS.model_copy(update={"instruction": "said"})).episodes()
+
+
+def test_the_instruction_is_suggested_where_episodes_have_several_tasks(root: Path) -> None:
+    assert suggest_columns(root).instruction is None
+    change_tasks(root, [list(TASKS.values())] * 3)
+    assert suggest_columns(root).instruction == "task_index"
+
+
+def test_a_task_that_the_table_of_tasks_lacks_is_an_error(root: Path) -> None:
+    change_tasks(root, [["open the drawer"], ["dance"], []])
+    with pytest.raises(DataError, match=r"episode 1: expected tasks of meta/tasks\.parquet, found 'dance'"):
+        opened(root).episodes()
+
+
+def test_the_episode_table_may_come_in_any_order_and_in_several_files(tmp_path: Path) -> None:
+    made = write_lerobot_v30(tmp_path)
+    whole = pq.read_table(tmp_path / EPISODES)
+    pq.write_table(whole.take([2, 0]), tmp_path / EPISODES)
+    pq.write_table(whole.take([1]), tmp_path / "meta/episodes/chunk-000/file-001.parquet")
+    dataset = opened(tmp_path)
+    assert dataset.episodes()["length"].to_pylist() == [3, 5, 2]
+    check(dataset, made)
+    for episode in made:
+        low, high = dataset.recorded_ranges(episode.number)["actions"]
+        np.testing.assert_allclose([low, high], [episode.actions.min(axis=0), episode.actions.max(axis=0)], rtol=1e-6)
+    pq.write_table(whole.take([1, 1]), tmp_path / "meta/episodes/chunk-000/file-001.parquet")
+    with pytest.raises(DataError, match="meta/episodes: expected each episode once, found 1 again"):
+        opened(tmp_path)
+
+
+def test_a_dataset_without_statistics_has_no_recorded_ranges(root: Path) -> None:
+    rewrite(root / EPISODES, lambda table: table.drop_columns(["stats/action/min"]))
+    assert set(opened(root).recorded_ranges(0)) == {"state"}
+    rewrite(root / EPISODES, lambda table: table.drop_columns([name for name in table.column_names if "stats" in name]))
+    assert opened(root).recorded_ranges(0) == {}
+
+
+@pytest.mark.parametrize("column", ["length", "data/file_index", "dataset_from_index"])
+def test_a_missing_number_in_the_episode_table_is_an_error(root: Path, column: str) -> None:
+    rewrite(root / EPISODES, lambda table: replace(table, column, pa.array([0, None, 0], pa.int64())))
+    with pytest.raises(
+        DataError, match=rf"file-000\.parquet: {column}: expected a number in every row, found int64 with 1"
+    ):
+        opened(root)
+
+
+def test_an_image_of_some_steps_is_read_without_the_others(tmp_path: Path) -> None:
+    made = write_lerobot_v30(tmp_path)
+    rewrite(tmp_path / DATA, lambda table: table, row_group_size=2)
+    dataset = opened(tmp_path)
+    np.testing.assert_array_equal(dataset.images(1, "front", np.array([4, 3])), made[1].images["front"][[4, 3]])
+    assert [group for _, group, _ in dataset._table_rows._groups] == [3]
+    assert dataset.block_starts(1).tolist() == [0, 1, 3]
+
+
+def test_video_of_a_shared_file_is_entered_at_the_key_frames_of_the_episode(tmp_path: Path) -> None:
+    write_lerobot_v30_video(tmp_path)
+    dataset = opened(tmp_path)
+    # Key frames are 4 apart; episodes begin at frames 0, 9, 14 and 20 of the front camera's file.
+    assert [dataset.block_starts(number).tolist() for number in range(4)] == [[0, 4, 8], [0, 3], [0, 2], [0, 4]]
+    assert dataset.frame_count(1, "front") is None
+
+
+def test_twenty_thousand_episodes_open_without_their_data(tmp_path: Path) -> None:
+    count, camera = 20_000, "observation.images.front"
+    write_info(tmp_path, "v3.0", features=features("video"), total_episodes=count)
+    write_table(tmp_path / "meta/tasks.parquet", pa.table({"task_index": range(2), "task": list(TASKS.values())}))
+    numbers = np.arange(count)
+    columns = {
+        "episode_index": numbers,
+        "tasks": pa.array([[text] for text in TASKS.values()] * (count // 2)),
+        "length": 100 + numbers % 7,
+        "data/chunk_index": numbers // 10_000,
+        "data/file_index": numbers // 100 % 100,
+        "dataset_from_index": np.cumsum(100 + numbers % 7) - (100 + numbers % 7),
+        f"videos/{camera}/chunk_index": numbers // 10_000,
+        f"videos/{camera}/file_index": numbers // 100 % 100,
+        f"videos/{camera}/from_timestamp": numbers % 100 * 5.0,
+    }
+    table = pa.table(columns)
+    for part in range(2):
+        half = table.slice(part * count // 2, count // 2)
+        write_table(tmp_path / f"meta/episodes/chunk-000/file-{part:03d}.parquet", half)
+    tracemalloc.start()
+    dataset = opened(tmp_path, COLUMNS.model_copy(update={"views": {"front": camera}}))
+    listed = dataset.episodes()
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 150 * count, "a Python object per episode would take more"
+    assert listed["length"].to_numpy().tolist() == columns["length"].tolist()
+    assert listed["instruction"].to_pylist() == list(TASKS.values()) * (count // 2)
+    assert dataset.episode_files(12_345) == [
+        Path("data/chunk-001/file-023.parquet"),
+        Path(f"videos/{camera}/chunk-001/file-023.mp4"),
+    ]
+    assert dataset._rows(12_345).start == sum(100 + number % 7 for number in range(12_300, 12_345))
