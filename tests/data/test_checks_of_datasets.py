@@ -118,7 +118,7 @@ def test_a_constant_dimension_is_a_warning_with_its_value():
     for episode in episodes:
         episode.state_TS[:, 1] = 0.5
     [finding] = findings(ArrayDataset(episodes))
-    message = "state s1 is always 0.5: normalisation maps it to 0"
+    message = "1 of 3 state dimensions never change, and normalisation maps them to 0: s1 (0.5)"
     assert finding == Finding("constant_dimension", None, "", message, "warning")
 
 

@@ -293,7 +293,7 @@ def test_a_mixture_is_validated_source_by_source(mixed, tmp_path):
     assert (finding["where"], finding["check"]) == ("bridge", "selection")
     report = (tmp_path / "report").read_text()
     assert "1 not in data.select.episodes" in report
-    assert "<td>bridge</td><td>lerobot_v30</td>" in report
+    assert "<td>bridge</td><td>lerobot_v30</td><td>1 not in data.select.episodes</td>" in report
 
 
 def test_a_source_can_be_held_out_as_a_whole_and_with_it_every_copy_of_its_episodes(mixed, tmp_path):

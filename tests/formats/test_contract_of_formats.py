@@ -136,7 +136,9 @@ def test_all_files_are_named_relative_to_the_root(written: Written, opened: Data
     assert described == sorted(described)
     assert {*described, *of_episodes} <= written.files
     assert not of_episodes.intersection(described)
-    assert of_episodes == {path for path in written.files if path.parts[0] in opened.data_folders()}
+    folders = [folder for pattern in opened.data_folders() for folder in written.root.glob(pattern)]
+    below = {path for folder in folders for path in folder.rglob("*") if path.is_file()}
+    assert of_episodes == {path.relative_to(written.root) for path in below}
 
 
 def test_a_dataset_is_recognised_by_its_own_format_alone(written: Written) -> None:

@@ -32,7 +32,7 @@ table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nu
 th { text-align: left; font-weight: 600; font-size: 13px; color: var(--faint); padding: 4px 14px 6px 0;
   border-bottom: 1px solid var(--line); white-space: nowrap; }
 td { padding: 6px 14px 6px 0; border-bottom: 1px solid var(--line); vertical-align: middle; }
-tr:last-child td { border-bottom: 0; } td.number, th.number { text-align: right; }
+tr:last-child td { border-bottom: 0; } td.number, th.number { text-align: right; white-space: nowrap; }
 .pill { font-size: 12px; font-weight: 600; padding: 2px 10px; border-radius: 99px; border: 1px solid currentColor;
   white-space: nowrap; }
 .good { color: var(--good); } .bad { color: var(--bad); } .warn { color: var(--warn); } .idle { color: var(--faint); }

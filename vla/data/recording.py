@@ -17,7 +17,7 @@ from vla.terms import DatasetSchema, Steps
 
 Looks = Literal["none", "ends", "all"]
 """Which frames of a view are decoded; `ends` means the first, the middle and the last of an episode."""
-PIECE_BYTES = 256_000_000
+PIECE_BYTES = 64_000_000
 """Decoded frames that are held at a time."""
 DARKNESS = 2.0
 """Mean pixel value (of 255) up to which a frame counts as black: what video compression leaves of black."""
@@ -105,7 +105,8 @@ def read_recording(
     views = {view: _look(data, recording, view, frames) for view in schema.views}
     blocks_K, faults = None, []
     try:
-        blocks_K = data.block_starts(episode_id)
+        # A video that cannot be decoded is no news about its key frames.
+        blocks_K = None if any(facts.error for facts in views.values()) else data.block_starts(episode_id)
     except DataError as unreadable:
         faults.append(str(unreadable))
     for view in schema.depth:

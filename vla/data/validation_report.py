@@ -34,11 +34,11 @@ def render(record: dict[str, Any], episodes: pa.Table, schema: DatasetSchema, su
             *_findings(record["findings"]),
             *_quarantined(record["quarantined"]),
             section("Not checked", items(record["not_checked"])),
-            _checks(record["checks"], record["findings"]),
             _sources(record),
             *_lengths(episodes),
-            *_quantities(survey),
             *_pictures(survey, len(record["sources"])),
+            *_quantities(survey),
+            _checks(record["checks"], record["findings"]),
         ],
     )
 
@@ -119,10 +119,9 @@ def _sources(record: dict[str, Any]) -> str:
     lines = []
     for source in record["sources"]:
         left_out = ", ".join(f"{count:,} {reason}" for reason, count in source["left_out"].items())
-        cells = [escape(source["name"]), escape(source["format"])]
-        cells += [f"{source['episodes'][side]:,}" for side in SIDES] + [f"{source['steps']['total']:,}"]
-        lines.append([*cells, escape(left_out) or "none"])
-    head = ["dataset", "format", *(f"#{side}" for side in SIDES), "#steps", "episodes left out"]
+        cells = [escape(source["name"]), escape(source["format"]), escape(left_out) or "none"]
+        lines.append([*cells, *(f"{source['episodes'][side]:,}" for side in SIDES), f"{source['steps']['total']:,}"])
+    head = ["dataset", "format", "episodes left out", *(f"#{side}" for side in SIDES), "#steps"]
     held_out = record["held_out_source"]
     note = f'<p class="faint">{escape(held_out)} is held out as a whole.</p>' if held_out else ""
     return section("Datasets", table(head, lines), note)
@@ -146,7 +145,8 @@ def _lengths(episodes: pa.Table) -> Iterator[str]:
         lengths, sides = length_E[is_member_E], side_E[is_member_E]
         drawn, _ = np.histogram(lengths, bins=BINS, range=(0, longest))
         numbers = [*(f"{(sides == side).sum():,}" for side in SIDES), f"{lengths.sum():,}"]
-        spread = f"{lengths.min()} to {lengths.max()}"
+        shortest, longest_here = lengths.min(), lengths.max()
+        spread = f"{shortest}" if shortest == longest_here else f"{shortest} to {longest_here}"
         lines.append([text, *numbers, spread, bars(drawn, title=f"episode lengths from 0 to {longest} steps")])
     head = ["instruction", *(f"#{side}" for side in SIDES), "#steps", "#steps per episode", f"lengths (0 to {longest})"]
     rest = len(texts) - SHOWN_INSTRUCTIONS
@@ -182,7 +182,7 @@ def _dimensions(quantity: Quantity, survey: Survey) -> Iterator[list[str]]:
         band = ((middle[0] - low) / (high - low), (middle[1] - low) / (high - low)) if bounds else None
         yield [
             f"<code>{escape(name)}</code>",
-            bars(counts, title=f"{name} from {low:.4g} to {high:.4g}", width=300, band=band),
+            bars(counts, title=f"{name} from {low:.4g} to {high:.4g}", width=240, band=band),
             _end(low, extremes.low_at[index], survey),
             *(f"{value:.4g}" for value in middle),
             _end(high, extremes.high_at[index], survey),

@@ -94,7 +94,7 @@ class Dataset(Recordings, Protocol):
         ...
 
     def data_folders(self) -> tuple[str, ...]:
-        """Folders, relative to the root, in which every file should belong to an episode."""
+        """Patterns, as of `Path.glob` and relative to the root, of folders whose files should all be an episode's."""
         ...
 
     def claims(self) -> Claims:

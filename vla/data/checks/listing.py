@@ -119,7 +119,7 @@ def files(listing: Listing) -> Iterator[str]:
 def surplus_files(listing: Listing) -> Iterator[str]:
     dataset = listing.source.dataset
     needed = _files_of(dataset, listing.all_episodes)
-    there = {name for folder in dataset.data_folders() for name in _files_below(listing.root, folder)}
+    there = {name for pattern in dataset.data_folders() for name in _files_below(listing.root, pattern)}
     if surplus := sorted(there - needed):
         yield f"expected files of its {len(listing.all_episodes)} episodes only, found {some(surplus)} of none"
 
@@ -153,9 +153,10 @@ def _files_of(dataset: Dataset, episodes: pa.Table) -> set[str]:
     return {file.as_posix() for episode_id in ids for file in dataset.episode_files(episode_id)}
 
 
-def _files_below(root: Path, folder: str) -> Iterator[str]:
-    """Files that are there, relative to the root, without hidden ones: one walk, which asks no file for its status."""
-    for place, folders, names in os.walk(root / folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        relative = Path(place).relative_to(root).as_posix()
-        yield from (f"{relative}/{name}" for name in names if not name.startswith("."))
+def _files_below(root: Path, pattern: str) -> Iterator[str]:
+    """Files in the folders of a pattern, relative to the root, without hidden ones; none is asked for its status."""
+    for folder in [root] if pattern in ("", ".") else root.glob(pattern):
+        for place, folders, names in os.walk(folder):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            relative = Path(place).relative_to(root)
+            yield from ((relative / name).as_posix() for name in names if not name.startswith("."))

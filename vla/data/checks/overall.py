@@ -19,9 +19,13 @@ CHECKS: list[Check[Survey]] = []
 @check(CHECKS, "no dimension is constant", level="warning")
 def constant_dimension(survey: Survey) -> Iterator[str]:
     for quantity in survey.quantities:
-        for dimension in np.flatnonzero(is_constant(quantity.extremes)).tolist():
-            value = quantity.extremes.low[dimension]
-            yield f"{quantity.word} {quantity.names[dimension]} is always {value:.6g}: normalisation maps it to 0"
+        extremes, names = quantity.extremes, quantity.names
+        constant = [f"{names[i]} ({extremes.low[i]:.6g})" for i in np.flatnonzero(is_constant(extremes)).tolist()]
+        if constant:
+            yield (
+                f"{len(constant)} of {len(names)} {quantity.word} dimensions never change, and normalisation maps them "
+                f"to 0: {', '.join(constant)}"
+            )
 
 
 @check(CHECKS, f"no value lies {DISTANCE:g} times the width of the middle 98 % outside of it", level="warning")
