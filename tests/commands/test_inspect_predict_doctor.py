@@ -2,9 +2,7 @@ import json
 
 import numpy as np
 import pytest
-from builders import make_demonstration, write_dataset_folder
 from bundles import a_bundle, with_still
-from imports import ROOT
 from PIL import Image
 
 from vla import cli
@@ -31,16 +29,6 @@ def test_a_bundle_names_the_dimensions_that_it_is_blind_to(tmp_path, capsys):
     still = a_bundle(tmp_path / "policy", norm_stats=with_still(state=(0, 2), actions=(1,)))
     assert cli.main(["inspect", "bundle", str(still.path)]) == 0
     assert "degenerate      state x, z; actions dy" in capsys.readouterr().out
-
-
-def test_a_dataset_on_one_screen(tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(ROOT)  # whose params.yaml says which columns are what
-    folder = write_dataset_folder(tmp_path / "dataset", [make_demonstration(length=6), make_demonstration(length=8)])
-    assert cli.main(["inspect", "dataset", str(folder)]) == 0
-    shown = capsys.readouterr().out
-    assert "2 with 14 steps, 6 to 8 each" in shown
-    assert "front at 16 x 16" in shown
-    assert len(shown.splitlines()) < 25
 
 
 def test_a_folder_that_is_no_bundle_is_refused(tmp_path, capsys):

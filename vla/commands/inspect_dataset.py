@@ -1,10 +1,34 @@
-"""`vla inspect dataset PATH`: what a dataset consists of."""
+"""`vla inspect dataset PATH`: what a dataset consists of, and the parameters to use it.
 
+PATH is a folder of recordings in any supported format, which needs no parameters, or what the download stage left.
+Only metadata are read; whether files are there is seen from the listings of their folders.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import yaml
+
+from vla import registry
 from vla.config import Config
-from vla.data.manifest import Manifest
+from vla.data.fetch import stat_files
+from vla.data.manifest import FILE_NAME, Manifest
 from vla.data.sources import DataConfig, open_dataset
+from vla.errors import DataError
+from vla.folder import Folder
+from vla.formats import Dataset
+from vla.terms import DatasetSchema
+
+WIDTH = 100
+"""Characters of a line, beside its name."""
+TEXTS = 6
+"""Instructions that are shown."""
+Rows = list[tuple[str, str]]
 
 
 class Settings(Config):
@@ -13,24 +37,136 @@ class Settings(Config):
     data: DataConfig
 
 
-def run(path: Path) -> str:
-    """Name and value, line by line."""
+def run(dataset: Path) -> str:
+    """Name and value, line by line; of recordings also the sections of `params.yaml` to begin with."""
+    if not dataset.is_dir():
+        raise DataError(f"{dataset}: expected a dataset folder, found none. Correct the path.")
+    if (dataset / FILE_NAME).is_file():
+        return _lines(_downloaded(dataset))
+    return _recorded(dataset)
+
+
+def _downloaded(path: Path) -> Rows:
+    """What the download stage left, as the parameters say that it is to be read."""
     manifest = Manifest.read(path)
-    dataset = open_dataset(Settings.load().data, path)
-    schema, episodes = dataset.schema, dataset.episodes()
-    lengths = episodes["length"].to_pylist()
-    instructions = sorted(set(episodes["instruction"].to_pylist()))
-    lines = [
-        ("digest", manifest.digest),
-        ("format", f"{schema.format}, {len(manifest.files)} files, {sum(e.size for e in manifest.files):,} bytes"),
-        ("episodes", f"{len(lengths)} with {sum(lengths):,} steps, {min(lengths)} to {max(lengths)} each"),
-        ("robot", f"{schema.robot}, {schema.fps:g} steps per second"),
-        ("views", ", ".join(f"{view} at {rows} x {columns}" for view, (rows, columns) in schema.views.items())),
-        ("state", f"{schema.state_dim}: {', '.join(schema.state_names)}"),
-        ("actions", f"{schema.action_dim}: {', '.join(schema.action_names)}"),
-        (
-            "instructions",
-            f"{len(instructions)}: {'; '.join(instructions[:8])}{'; ...' if len(instructions) > 8 else ''}",
-        ),
+    opened = open_dataset(Settings.load().data, path)
+    left_out = [
+        f"{source.name}: {count} {why}" for source in opened.sources for why, count in source.selected.left_out.items()
     ]
-    return "\n".join(f"{name:<16}{value}" for name, value in lines)
+    sources = [f"{source.name} ({len(source.selected.table):,} episodes)" for source in opened.sources]
+    size = sum(entry.size for entry in manifest.files)
+    return [
+        ("digest", manifest.digest),
+        ("from", ", ".join(f"{name} {value}" for name, value in manifest.source.items() if value is not None)),
+        ("format", f"{manifest.format}, {len(manifest.files):,} files, {in_units(size)}"),
+        (
+            "datasets",
+            ", ".join(f"{source.name} ({len(source.selected.table):,} episodes)" for source in opened.sources),
+        ),
+        *_contents(opened.schema, opened.episodes()),
+        ("left out", _short(left_out) or "nothing"),
+    ]
+
+
+def _recorded(path: Path) -> str:
+    """Recordings, and how to use them."""
+    name = _recognise(path)
+    module = registry.find("formats", name)
+    columns, folder = module.suggest_columns(path), Folder(path)
+    dataset: Dataset = module.open_dataset(folder, columns, name=path.resolve().name)
+    names = folder.names()
+    size = sum(status.st_size for status in stat_files(path, names).values())
+    incomplete, missing = _missing(dataset, frozenset(names))
+    rows = [
+        ("format", f"{name}, {len(names):,} files, {in_units(size)}"),
+        *_contents(dataset.schema, dataset.episodes()),
+        ("missing", f"{len(missing):,} files of {incomplete:,} episodes: {_short(missing)}" if missing else "nothing"),
+    ]
+    data = {
+        "name": re.sub(r"[^A-Za-z0-9._-]+", "-", path.resolve().name).lstrip(".") or "recordings",
+        "format": name,
+        "columns": {key: value for key, value in columns.plain().items() if value},
+        **({"select": {"present": True}} if missing else {}),
+    }
+    download = {"source": "local", "local": {"path": str(path.resolve())}}
+    snippet = yaml.safe_dump(
+        {"data": data, "download": download}, sort_keys=False, default_flow_style=None, width=WIDTH
+    )
+    return f"{_lines(rows)}\n\nin params.yaml, to begin with:\n\n{snippet.rstrip()}"
+
+
+def _contents(schema: DatasetSchema, episodes: pa.Table) -> Rows:
+    """Episodes, what they show and what is done in them."""
+    lengths_E = episodes["length"].to_numpy()
+    steps = int(lengths_E.sum())
+    sizes = [(view, size, "") for view, size in schema.views.items()]
+    sizes += [(view, size, " (depth)") for view, size in schema.depth.items()]
+    counts = Counter(episodes["instruction"].to_pylist()).most_common()
+    texts = [f"{text or '(none)'} ({count})" for text, count in counts[:TEXTS]]
+    more = ["..."] if len(counts) > TEXTS else []
+    spread = f"{lengths_E.min()} to {lengths_E.max()} each, half of them up to {np.median(lengths_E):g}"
+    return [
+        ("episodes", f"{len(lengths_E):,} with {steps:,} steps, {steps / schema.fps / 3600:.2f} hours"),
+        ("steps", f"{spread}; {schema.fps:g} per second"),
+        ("robot", schema.robot),
+        ("views", _short(f"{view}{kind} at {size[0]} x {size[1]}" for view, size, kind in sizes) or "none"),
+        ("state", f"{schema.state_dim}: {_short(schema.state_names)}"),
+        ("actions", f"{schema.action_dim}: {_short(schema.action_names)}"),
+        ("instructions", f"{len(counts)}: {texts[0]}"),
+        *(("", text) for text in [*texts[1:], *more]),
+    ]
+
+
+def _missing(dataset: Dataset, names: frozenset[str]) -> tuple[int, list[str]]:
+    """How many episodes lack files, and which files these are."""
+    missing: dict[str, None] = {}
+    incomplete = 0
+    for episode_id in dataset.episodes()["episode_id"].to_pylist():
+        absent = [file.as_posix() for file in dataset.episode_files(episode_id) if file.as_posix() not in names]
+        incomplete += bool(absent)
+        missing.update(dict.fromkeys(absent))
+    return incomplete, list(missing)
+
+
+def _recognise(path: Path) -> str:
+    """The format of a folder; raises DataError with what the formats are, and with folders below it that are of one."""
+    formats = {name: registry.find("formats", name) for name in registry.names("formats")}
+
+    def matching(folder: Path) -> list[str]:
+        return [name for name, module in formats.items() if module.recognises(folder)]
+
+    if found := matching(path):
+        return found[0]
+    below = [folder for folder in sorted(path.iterdir()) if folder.is_dir() and matching(folder)]
+    hint = f" Did you mean {' or '.join(map(str, below[:3]))}?" if below else ""
+    known = "\n".join(f"  {name:<16}{_first_line(module.__doc__)}" for name, module in formats.items())
+    inside = _short(sorted(item.name for item in path.iterdir())) or "nothing"
+    raise DataError(f"{path}: expected a dataset of a supported format, found {inside}.{hint} Supported are:\n{known}")
+
+
+def _first_line(text: Any) -> str:
+    return str(text).strip().partition("\n")[0]
+
+
+def _short(parts: Iterable[str]) -> str:
+    """As many of the parts as fit into a line, and how many there are."""
+    items: Sequence[str] = list(parts)
+    shown = 0
+    while shown < len(items) and len(", ".join(items[: shown + 1])) <= WIDTH:
+        shown += 1
+    if shown == len(items):
+        return ", ".join(items)
+    return ", ".join([*items[: max(shown, 1)], f"... ({len(items)} in all)"])
+
+
+def in_units(count: float) -> str:
+    """In units of which there are less than a thousand."""
+    units = iter(("bytes", "kB", "MB", "GB", "TB"))
+    unit = next(units)
+    while count >= 1000 and unit != "TB":
+        count, unit = count / 1000, next(units)
+    return f"{count:.3g} {unit}"
+
+
+def _lines(rows: Rows) -> str:
+    return "\n".join(f"{name:<16}{value}" for name, value in rows)

@@ -1,0 +1,126 @@
+"""`vla inspect dataset`: one screen about any supported dataset, and parameters that work."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from imports import ROOT
+from recordings import COLUMNS, write_recordings
+
+from vla import cli
+from vla.data import download
+from vla.data.sources import open_dataset
+
+SHARED = ROOT.parent / "shared/data"
+REAL = {
+    "bridge_stepwise": ("stepwise", 25),
+    "bridge_v21_images": ("lerobot_v21", 25),
+    "g1_v21_video": ("lerobot_v21", 6),
+    "gr1_v20_video": ("lerobot_v20", 5),
+    "written_v21_video_033": ("lerobot_v21", 50),
+    "written_v30_video_044": ("lerobot_v30", 50),
+    "written_v30_video_061": ("lerobot_v30", 50),
+}
+"""Folder -> its format and how many of its episodes are there."""
+
+
+def shown(path: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    assert cli.main(["inspect", "dataset", str(path)]) == 0
+    return capsys.readouterr().out
+
+
+def suggested(screen: str) -> dict[str, Any]:
+    """The sections of params.yaml that the screen ends with."""
+    sections: dict[str, Any] = yaml.safe_load(screen.partition("to begin with:")[2])
+    return sections
+
+
+def test_recordings_are_shown_without_any_parameters(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = write_recordings(tmp_path / "my recordings")
+    monkeypatch.chdir(tmp_path)
+    screen = shown(root, capsys)
+    lines = dict(line.split(maxsplit=1) for line in screen.splitlines()[:10])
+    assert lines["format"].startswith("lerobot_v30, 5 files, ")
+    assert lines["episodes"] == "3 with 10 steps, 0.00 hours"
+    assert lines["steps"] == "2 to 5 each, half of them up to 3; 40 per second"
+    assert lines["views"] == "front at 8 x 8, wrist at 8 x 8"
+    assert lines["state"].startswith("4: ")
+    assert lines["instructions"] == "2: open the drawer (2)"
+    assert "\n                open the faucet (1)\n" in screen
+    assert lines["missing"] == "nothing"
+    assert suggested(screen) == {
+        "data": {"name": "my-recordings", "format": "lerobot_v30", "columns": COLUMNS},
+        "download": {"source": "local", "local": {"path": str(root)}},
+    }
+
+
+def test_missing_files_are_counted_and_left_out_by_the_suggestion(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = write_recordings(tmp_path / "recordings")
+    next(root.glob("data/**/*.parquet")).unlink()
+    screen = shown(root, capsys)
+    assert "missing         1 files of 3 episodes: data/chunk-000/file-000.parquet" in screen
+    assert suggested(screen)["data"]["select"] == {"present": True}
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_the_suggestion_for_real_recordings_can_be_used_as_it_is(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if not (SHARED / name).is_dir():
+        pytest.skip(f"{SHARED / name} is not here")
+    screen = shown(SHARED / name, capsys)
+    assert len(screen.splitlines()) < 40
+    data_format, episodes = REAL[name]
+    assert f"format          {data_format}, " in screen
+    cfg = download.Config.parse({**suggested(screen), "seed": 0}, where=name)
+    download.run(cfg, dataset=tmp_path / "dataset")
+    assert len(open_dataset(cfg.data, tmp_path / "dataset").episodes()) == episodes
+
+
+def test_what_was_downloaded_is_shown_as_the_parameters_have_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    near, far = (write_recordings(tmp_path / name) for name in ("near", "far"))
+    source = {"format": "lerobot_v30", "columns": COLUMNS}
+    data = {"name": "near", **source, "mixture": {"far": {**source, "select": {"per_instruction": 1}}}}
+    local = {"source": "local", "local": {"path": str(near)}}
+    places = {**local, "mixture": {"far": {**local, "local": {"path": str(far)}}}}
+    cfg = download.Config.parse({"data": data, "seed": 0, "download": places}, where="test")
+    download.run(cfg, dataset=tmp_path / "dataset")
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(cfg.plain()))
+    monkeypatch.chdir(tmp_path)
+    screen = shown(tmp_path / "dataset", capsys)
+    assert f"from            kind local, path {near}\n" in screen
+    assert "datasets        near (3 episodes), far (2 episodes)\n" in screen
+    assert "episodes        5 with 18 steps" in screen
+    assert "left out        far: 1 beyond data.select.per_instruction" in screen
+
+
+def test_another_folder_is_refused_with_what_is_supported_and_what_lies_below(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_recordings(tmp_path / "lab/reach")
+    (tmp_path / "lab/notes.txt").write_text("see reach")
+    assert cli.main(["inspect", "dataset", str(tmp_path / "lab")]) == 2
+    said = capsys.readouterr().err
+    assert f"found notes.txt, reach. Did you mean {tmp_path}/lab/reach?" in said
+    assert "\n  lerobot_v30     LeRobot v3.0 datasets" in said
+
+
+def test_a_folder_that_does_not_exist_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["inspect", "dataset", str(tmp_path / "nowhere")]) == 2
+    assert "expected a dataset folder, found none" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0 bytes"), (999, "999 bytes"), (1000, "1 kB"), (2_070_000_000_000, "2.07 TB")]
+)
+def test_bytes_are_shown_in_units_that_people_read(count: int, text: str) -> None:
+    from vla.commands.inspect_dataset import in_units
+
+    assert in_units(count) == text
