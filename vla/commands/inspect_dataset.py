@@ -59,10 +59,7 @@ def _downloaded(path: Path) -> Rows:
         ("digest", manifest.digest),
         ("from", ", ".join(f"{name} {value}" for name, value in manifest.source.items() if value is not None)),
         ("format", f"{manifest.format}, {len(manifest.files):,} files, {in_units(size)}"),
-        (
-            "datasets",
-            ", ".join(f"{source.name} ({len(source.selected.table):,} episodes)" for source in opened.sources),
-        ),
+        ("datasets", ", ".join(sources)),
         *_contents(opened.schema, opened.episodes()),
         ("left out", _short(left_out) or "nothing"),
     ]
