@@ -1,8 +1,10 @@
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from vla.data import quantiles
 from vla.data.quantiles import OrderStatistics, interpolate, ranks_around
 
 FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
@@ -39,6 +41,20 @@ def test_weights_beyond_any_number_of_rows_that_could_be_repeated_are_counted_ex
     # In order: -1 counts many, 2 counts many + 1, 3 counts once.
     ranks = np.array([0, many - 1, many, 2 * many, 2 * many + 1])
     assert at_ranks(values, np.array([1, many, many + 1], dtype=np.float64), ranks).tolist() == [-1, -1, 2, 2, 3]
+
+
+@given(VALUES, st.integers(1, 8))
+def test_ranks_do_not_depend_on_how_many_rows_wait_to_be_counted(values, together):
+    ranks, expected = np.arange(len(values)), np.sort(values)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(quantiles._Counts, "TOGETHER", together)
+        assert np.array_equal(at_ranks(values, np.ones(len(values)), ranks), expected)
+
+
+def test_a_million_rows_are_placed_as_sorting_places_them():
+    values = np.random.default_rng(0).normal(size=1 << 20).astype(np.float32)
+    ranks = np.array([0, 1, 65535, 65536, 1 << 19, (1 << 20) - 1])
+    assert np.array_equal(at_ranks(values, np.ones(len(values)), ranks), np.sort(values)[ranks])
 
 
 @given(VALUES, st.floats(0, 1))
