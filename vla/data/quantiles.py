@@ -2,9 +2,9 @@
 
 A radix over keys that sort like the floats: the first scan counts the upper 16 bits of every value, which tells the
 bucket of each wanted rank; the second counts the lower 16 bits inside those buckets. The price is the second scan and
-at most 0.5 MB for the first, as much again for every wanted bucket. Sketches would need one scan and less memory, but give
-other numbers than numpy; numpy's own selection takes twice the time in memory (18 against 8 ns per value) and knows no
-weights.
+at most 0.5 MB for the first, as much again for every wanted bucket. Sketches would need one scan and less memory, but
+give other numbers than numpy; numpy's own selection takes twice the time in memory (18 against 8 ns per value) and
+knows no weights.
 """
 
 import numpy as np
