@@ -78,7 +78,6 @@ class LeRobotDataset(ABC):
             robot=info.robot,
             depth={view: info.depth_size(column) for view, column in columns.depth.items()},
         )
-
         self._depth_codes = {
             column: self._depth_code or DepthCode.read(info.encoding(column), where=f"{info.path}: {column}")
             for column in columns.depth.values()

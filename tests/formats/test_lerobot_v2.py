@@ -264,6 +264,12 @@ def test_a_video_with_too_many_or_too_few_frames_is_told_by_its_count(videos: Pa
         opened(videos).images(1, "front")
 
 
+def test_the_files_of_cameras_that_are_not_chosen_need_not_be_an_episodes(videos: Path) -> None:
+    assert opened(videos).data_folders() == ("data", *(f"videos/**/{column}" for column in COLUMNS.views.values()))
+    chosen = {"front": "observation.images.front"}
+    assert opened(videos, views=chosen).data_folders() == ("data", "videos/**/observation.images.front")
+
+
 def test_video_without_a_template_for_its_files_is_an_error(videos: Path) -> None:
     change_info(videos, video_path=None)
     with pytest.raises(DataError, match=r"expected video_path for the video observation\.images\.front, found none"):
