@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from builders import make_demonstration, write_dataset_folder
 from inspections import SETTINGS
 
 from tests.formats.files import decode, png, write_video
@@ -359,3 +360,116 @@ def test_damage_to_a_file_of_several_episodes_is_found_in_those_that_it_hits(
     assert len(outcome.quarantined) == quarantined
     assert re.match(f"{outcome.quarantined[-1]}: {message}", outcome.lines[-1]), outcome.lines
     assert bool(outcome.stopped) == (quarantined == outcome.record["episodes"]["total"])
+
+
+def test_files_that_were_hashed_are_compared_with_their_hash(tmp_path):
+    """A change that keeps the size, which no reader notices."""
+    folder = write_dataset_folder(tmp_path / "dataset", [make_demonstration(seed=seed) for seed in range(3)])
+    info = folder / "meta/info.json"
+    info.write_text(info.read_text().replace('"robot_type": "sawyer"', '"robot_type": "Sawyer"'))
+    data = {"name": "damaged", "format": "lerobot_v30", "columns": IMAGES.columns.plain()}
+    paths = {name: tmp_path / name for name in ("episodes", "validation", "report")}
+
+    def run(**settings: Any) -> None:
+        cfg = validate.Config.parse({"data": data, "validate": {**SETTINGS, **settings}}, where="test")
+        validate.run(cfg, dataset=folder, **paths)
+
+    with pytest.raises(DataError, match=r"contents: meta/info\.json: expected the bytes of the download \(sha256 "):
+        run()
+    run(skip=["contents"])
+    assert any(line.startswith("contents: ") for line in json.loads(paths["validation"].read_text())["not_checked"])
+
+
+REAL: dict[str, dict[str, Any]] = {
+    "bridge_v21_images": {
+        "format": "lerobot_v21",
+        "columns": {
+            "state": "observation.state",
+            "actions": "action",
+            "views": {"over": "observation.images.image_0", "side": "observation.images.image_1"},
+        },
+    },
+    "gr1_v20_video": {
+        "format": "lerobot_v20",
+        "columns": {
+            "state": "observation.state",
+            "actions": "action",
+            "views": {"ego": "observation.images.ego_view"},
+            "instruction": "annotation.human.action.task_description",
+        },
+    },
+    "g1_v21_video": {
+        "format": "lerobot_v21",
+        "select": {"present": True},
+        "columns": {
+            "state": "observation.state",
+            "actions": "action",
+            "views": {"high": "observation.images.cam_high"},
+        },
+    },
+    **{
+        name: {
+            "format": f"lerobot_{name[8:11]}",
+            "columns": {
+                "state": "observation.state",
+                "actions": "action",
+                "views": {"cam": "observation.images.cam"},
+            },
+        }
+        for name in ("written_v21_video_033", "written_v30_video_044", "written_v30_video_061")
+    },
+}
+WARNINGS = {
+    "bridge_v21_images": ["action_saturation"],
+    "gr1_v20_video": ["constant_dimension", "constant_dimension", "outlier"],
+    "g1_v21_video": ["selection", "action_saturation"],
+}
+EPISODES = {"bridge_v21_images": 25, "gr1_v20_video": 5, "g1_v21_video": 6}
+
+
+def real(name: str) -> Path:
+    if not (SHARED / name).is_dir():
+        pytest.skip(f"{SHARED / name} is not here")
+    return SHARED / name
+
+
+def test_all_shared_datasets_are_tried():
+    folders = {path.name for path in real("").iterdir() if path.is_dir()}
+    assert folders == REAL.keys()
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_real_recordings_are_sound_but_for_known_warnings(name, tmp_path):
+    frames = "all" if name in ("bridge_v21_images", "bridge_stepwise", "gr1_v20_video") else "ends"
+    outcome = validated(real(name), tmp_path, REAL[name], on_bad_episode="stop", frames=frames)
+    assert outcome.stopped == ""
+    assert [finding["check"] for finding in outcome.record["findings"]] == WARNINGS.get(name, [])
+    assert outcome.record["episodes"]["total"] == EPISODES.get(name, 50)
+    assert (tmp_path / "report").read_text().count("data:image/png") > 0
+
+
+GR1_FILM = "videos/chunk-000/observation.images.ego_view/episode_000001.mp4"
+GR1_ROWS = "data/chunk-000/episode_000001.parquet"
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (flipped(GR1_FILM, 0.5), f"decodable: view ego: .*{GR1_FILM}"),
+        (cut(GR1_FILM, 0.9), f"decodable: view ego: .*{GR1_FILM}"),
+        (lambda root: shutil.copy(root / GR1_FILM.replace("1.mp4", "3.mp4"), root / GR1_FILM), "frames: view ego: "),
+        (
+            column("timestamp", lambda times: [time + (step > 100) for step, time in enumerate(times)], rows=GR1_ROWS),
+            r"timestamps: step 101: expected a timestamp 0.05 s after .*, found a gap of 1.05 s \(1 of ",
+        ),
+        (column("observation.state", nan_in_row(77, 5), rows=GR1_ROWS), "finite: step 77: .* state motor_5, found nan"),
+    ],
+)
+def test_damage_to_a_real_recording_is_found(damage, message, tmp_path):
+    root = tmp_path / "root"
+    shutil.copytree(real("gr1_v20_video"), root)
+    damage(root)
+    data = REAL["gr1_v20_video"] | {"select": {"episodes": [1, 2, 3]}}
+    outcome = validated(root, tmp_path / "out", data)
+    assert outcome.quarantined == ["episode 1"], outcome.lines
+    assert re.match(f"episode 1: {message}", outcome.lines[0]), outcome.lines

@@ -24,9 +24,9 @@ h2 { font-size: 17px; margin: 0 0 12px; }
 p { margin: 0 0 10px; } .faint { color: var(--faint); } code { font-size: 13px; }
 section { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 18px 20px;
   margin-top: 18px; overflow-x: auto; }
-.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(116px, 1fr)); gap: 12px; margin-top: 18px; }
+.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(102px, 1fr)); gap: 12px; margin-top: 18px; }
 .figures div { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 12px 14px; }
-.figures b { display: block; font-size: 21px; font-weight: 600; white-space: nowrap; }
+.figures b { display: block; font-size: 20px; font-weight: 600; white-space: nowrap; }
 .figures span { color: var(--faint); font-size: 13px; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th { text-align: left; font-weight: 600; font-size: 13px; color: var(--faint); padding: 4px 14px 6px 0;

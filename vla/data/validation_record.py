@@ -81,7 +81,8 @@ def make_record(
 ) -> dict[str, Any]:
     """The contents of `validation.json`, without the dataset's identity."""
     by_side = {side: table.filter(pc.equal(table["split"], side)) for side in SIDES}
-    quarantined = by_side["quarantined"].select(["episode_id", "reason"]).to_pylist()
+    # When a dataset as a whole is faulty no episode was read, and none has a reason of its own.
+    faulty = table.filter(pc.not_equal(table["reason"], "")).select(["episode_id", "reason"]).to_pylist()
     return {
         "status": "failed" if failed else "passed",
         **_counts(table),
@@ -97,7 +98,7 @@ def make_record(
         "held_out_source": held_out_source,
         "checks": _check_results(inspection),
         "findings": [asdict(finding) for finding in inspection.findings],
-        "quarantined": [{**row, "where": inspection.survey.place(row["episode_id"])} for row in quarantined],
+        "quarantined": [{**row, "where": inspection.survey.place(row["episode_id"])} for row in faulty],
         "not_checked": not_checked(inspection),
         "episode_contents": {side: by_side[side]["content"].to_pylist() for side in ("train", "validation")},
     }

@@ -32,7 +32,7 @@ def render(record: dict[str, Any], episodes: pa.Table, schema: DatasetSchema, su
             f'<p class="faint">{escape(origin)} <code>{record["dataset_digest"][:16]}</code></p>',
             _figures(record, episodes, schema),
             *_findings(record["findings"]),
-            *_quarantined(record["quarantined"]),
+            *_faulty(record),
             section("Not checked", items(record["not_checked"])),
             _sources(record),
             *_lengths(episodes),
@@ -71,9 +71,11 @@ def _duration(seconds: float) -> str:
 
 
 def _findings(findings: Sequence[dict[str, Any]]) -> Iterator[str]:
-    if not findings:
+    """Faults of datasets, and warnings; the faulty episodes have a section of their own."""
+    shown = [finding for finding in findings if finding["level"] == "warning" or finding["episode_id"] is None]
+    if not shown:
         return
-    ordered = sorted(findings, key=lambda finding: finding["level"] != "error")
+    shown.sort(key=lambda finding: finding["level"] != "error")
     lines = [
         [
             _status(finding["level"]),
@@ -81,20 +83,22 @@ def _findings(findings: Sequence[dict[str, Any]]) -> Iterator[str]:
             f'<span class="nowrap">{escape(finding["where"]) or "all"}</span>',
             escape(finding["message"]),
         ]
-        for finding in ordered[:SHOWN_FINDINGS]
+        for finding in shown[:SHOWN_FINDINGS]
     ]
-    yield section("Findings", table(["", "check", "where", "what"], lines), _more(len(ordered) - len(lines)))
+    yield section("Findings", table(["", "check", "where", "what"], lines), _more(len(shown) - len(lines)))
 
 
-def _quarantined(quarantined: Sequence[dict[str, Any]]) -> Iterator[str]:
-    if not quarantined:
+def _faulty(record: dict[str, Any]) -> Iterator[str]:
+    episodes = record["quarantined"]
+    if not episodes:
         return
     lines = [
         [f'<span class="nowrap">{escape(episode["where"])}</span>', escape(episode["reason"])]
-        for episode in quarantined[:SHOWN_EPISODES]
+        for episode in episodes[:SHOWN_EPISODES]
     ]
-    note = '<p class="faint">No later stage reads these episodes.</p>'
-    yield section("Quarantined", note, table(["episode", "reason"], lines), _more(len(quarantined) - len(lines)))
+    is_over = record["status"] == "passed"
+    note = '<p class="faint">They are quarantined: no later stage reads them.</p>' if is_over else ""
+    yield section("Faulty episodes", note, table(["episode", "reason"], lines), _more(len(episodes) - len(lines)))
 
 
 def _more(rest: int) -> str:

@@ -44,6 +44,18 @@ class Listing:
         """All that the dataset has."""
         return self.source.dataset.episodes()
 
+    @cached_property
+    def files(self) -> set[str]:
+        """The files that the episodes lie in, relative to the root."""
+        return _files_of(self.source.dataset, self.episodes)
+
+    @cached_property
+    def all_files(self) -> set[str]:
+        """The same of all episodes that the dataset has."""
+        if len(self.episodes) == len(self.all_episodes):
+            return self.files
+        return _files_of(self.source.dataset, self.all_episodes)
+
 
 CHECKS: list[Check[Listing]] = []
 
@@ -110,17 +122,17 @@ def totals(listing: Listing) -> Iterator[str]:
 
 @check(CHECKS, "every file that holds episodes is listed in the manifest")
 def files(listing: Listing) -> Iterator[str]:
-    needed = _files_of(listing.source.dataset, listing.episodes)
-    if unlisted := sorted(needed - listing.source.manifest.listed.keys()):
+    if unlisted := sorted(listing.files - listing.source.manifest.listed.keys()):
         yield f"expected the manifest to list every data file, missing {some(unlisted)}: run 'dvc repro -f -s download'"
 
 
 @check(CHECKS, "every file beside the episodes' belongs to one of them", level="warning")
 def surplus_files(listing: Listing) -> Iterator[str]:
-    dataset = listing.source.dataset
-    needed = _files_of(dataset, listing.all_episodes)
-    there = {name for pattern in dataset.data_folders() for name in _files_below(listing.root, pattern)}
-    if surplus := sorted(there - needed):
+    patterns = listing.source.dataset.data_folders()
+    there = {name for pattern in patterns for name in _files_below(listing.root, pattern)}
+    # The manifest lists no file of an episode that is left out: where such files are may be known by name alone.
+    names = {Path(name).name for name in listing.all_files - listing.files}
+    if surplus := sorted(name for name in there - listing.all_files if Path(name).name not in names):
         yield f"expected files of its {len(listing.all_episodes)} episodes only, found {some(surplus)} of none"
 
 
