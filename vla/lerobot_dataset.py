@@ -6,7 +6,6 @@ file that was cut or replaced is noticed.
 """
 
 from abc import ABC, abstractmethod
-from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,8 +23,8 @@ from vla.folder import Folder
 from vla.images import decode_images
 from vla.lerobot import Info
 from vla.lerobot_columns import DepthCode, grids, matrix
-from vla.lerobot_tasks import EpisodeList, texts_of
-from vla.parquet import ParquetRows, read_table
+from vla.lerobot_tasks import EpisodeList, text_of
+from vla.parquet import ParquetRows
 from vla.terms import DatasetSchema, Steps
 from vla.video import Videos
 
@@ -186,7 +185,7 @@ class LeRobotDataset(ABC):
         """One text per episode: what `columns.instruction` says in its first row, else its only task.
 
         Data files are opened for those episodes alone of which the metadata leave it open. Empty where there is no
-        task, and where the data file is not here: such an episode cannot be read, which the download stage reports.
+        task, and where the data file is missing or damaged: whoever reads such an episode is told.
         """
         listed, column = self._listed, self._columns.instruction
         if column is None and (listed.counts_E > 1).any():
@@ -203,21 +202,26 @@ class LeRobotDataset(ABC):
 
     def _texts_in_data(self, rows: list[int], column: str) -> dict[int, str]:
         """What a column of the data files says in the first rows of some episodes: row in the list -> text."""
-        files: dict[Path, list[tuple[int, int]]] = defaultdict(list)
-        for row in rows:
-            place = self._rows(row)
-            files[place.path].append((row, place.start))
-        texts: dict[int, str] = {}
-        self._folder.paths(path.as_posix() for path in files if self._folder.has(path))  # together, if from elsewhere
-        for path, wanted in files.items():
-            own, starts = zip(*wanted, strict=True)
-            texts |= dict.fromkeys(own, "")
-            if self._folder.has(path):
-                values = read_table(self._path(own[0], path), [column])[column]
-                where = f"{self._folder.root / path}: {column}"
-                found = texts_of(values, starts, self._listed.ids_E[list(own)].tolist(), self._tasks, where=where)
-                texts |= dict(zip(own, found, strict=True))
-        return texts
+        here = {row: path for row in rows if self._folder.has(path := self._rows(row).path)}
+        if self._folder.listed is None:
+            self._folder.paths(dict.fromkeys(path.as_posix() for path in here.values()))  # fetched together
+        return {row: self._text_in_data(row, column) if row in here else "" for row in rows}
+
+    def _text_in_data(self, row: int, column: str) -> str:
+        try:
+            table, where = self._read(row, (column,), 0, 1)
+            return text_of(table[column], self._tasks, where=f"{where}, {column}")
+        except DataError:
+            if self._is_sound(row):
+                raise
+            return ""
+
+    def _is_sound(self, row: int) -> bool:
+        try:
+            self.steps(int(self._listed.ids_E[row]))
+        except DataError:
+            return False
+        return True
 
     def _take(self, episode_id: int, column: str, steps_N: Steps_N) -> tuple[pa.ChunkedArray, str]:
         """A column's values at some steps of an episode; only what lies between the first and the last is decoded."""

@@ -3,7 +3,7 @@
 A text is kept once and episodes hold its number, so that a million of them take megabytes.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,29 +81,21 @@ class EpisodeList:
         return pa.DictionaryArray.from_arrays(number_E, pa.array(vocabulary, pa.string()))
 
 
-def texts_of(
-    values: pa.ChunkedArray, rows: Sequence[int], ids: Sequence[int], tasks: Mapping[int, str], *, where: str
-) -> list[str]:
-    """What a column of a data file says at the first rows of the episodes `ids`: text, or the index of a task."""
-    if max(rows) >= len(values):
+def text_of(value: pa.ChunkedArray, tasks: Mapping[int, str], *, where: str) -> str:
+    """What one value of a column says: text, or the index of a task."""
+    kind, plain = value.type, value[0].as_py()
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind):
+        return plain or ""
+    if not pa.types.is_integer(kind):
         raise DataError(
-            f"{where}: episode {ids[int(np.argmax(rows))]}: expected more than {max(rows)} rows, found {len(values)}: "
-            f"the file is incomplete. Download the dataset again."
+            f"{where}: expected text or the index of a task, found {kind}. Correct data.columns.instruction."
         )
-    chosen = values.take(pa.array(rows))
-    if pa.types.is_string(chosen.type) or pa.types.is_large_string(chosen.type) or pa.types.is_null(chosen.type):
-        return [text or "" for text in chosen.to_pylist()]
-    if not pa.types.is_integer(chosen.type):
+    if plain not in tasks:
         raise DataError(
-            f"{where}: expected text or the index of a task, found {chosen.type}. Correct data.columns.instruction."
+            f"{where}: expected the index of one of {len(tasks)} tasks, found {plain}. "
+            f"Correct data.columns.instruction or repair the dataset."
         )
-    for episode, index in zip(ids, chosen.to_pylist(), strict=True):
-        if index not in tasks:
-            raise DataError(
-                f"{where}: episode {episode}: expected the index of one of {len(tasks)} tasks, found {index}. "
-                f"Correct data.columns.instruction or repair the dataset."
-            )
-    return [tasks[index] for index in chosen.to_pylist()]
+    return tasks[plain]
 
 
 def _numbered(

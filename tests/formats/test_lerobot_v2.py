@@ -320,9 +320,15 @@ class TestInstructions:
         )
         assert opened(root, instruction="said").episodes()["instruction"].to_pylist() == ["do 0", "do 1", "do 2"]
 
-    def test_an_episode_whose_file_is_missing_has_no_text(self, root: Path) -> None:
+    @pytest.mark.parametrize("damage", ["missing", "cut", "short"])
+    def test_an_episode_whose_file_is_missing_or_damaged_has_no_text(self, root: Path, damage: str) -> None:
         with_column(root, "said", lambda number: f"do {number}", "string")
-        (root / DATA).unlink()
+        if damage == "missing":
+            (root / DATA).unlink()
+        elif damage == "cut":
+            (root / DATA).write_bytes((root / DATA).read_bytes()[:-20])
+        else:
+            rewrite(root, lambda table: table.slice(0, 4))
         assert opened(root, instruction="said").episodes()["instruction"].to_pylist() == ["do 0", "", "do 2"]
 
     @pytest.mark.parametrize(
@@ -331,12 +337,12 @@ class TestInstructions:
             (
                 lambda number: 7,
                 "int64",
-                r"000000\.parquet: annotation: episode 0: expected the index of one of 2 tasks, found 7",
+                r"000000\.parquet: episode 0, annotation: expected the index of one of 2 tasks, found 7",
             ),
             (
                 lambda number: None if number else 0,
                 "int64",
-                r"episode 1: expected the index of one of 2 tasks, found None",
+                r"episode 1, annotation: expected the index of one of 2 tasks, found None",
             ),
             (lambda number: 0.5, "float32", r"expected text or the index of a task, found double"),
         ],
@@ -345,7 +351,7 @@ class TestInstructions:
         self, root: Path, values: Any, dtype: str, message: str
     ) -> None:
         with_column(root, "annotation", values, dtype)
-        if message.startswith("episode 1"):
+        if message.startswith("episode 1,"):
             rewrite(
                 root,
                 lambda table: table.set_column(len(table.schema) - 1, "annotation", pa.array([None] * 5, pa.int64())),
@@ -355,7 +361,7 @@ class TestInstructions:
             opened(root, instruction="annotation").episodes()
 
     def test_a_column_that_does_not_exist_is_an_error(self, root: Path) -> None:
-        with pytest.raises(DataError, match=r"000000\.parquet: expected the columns said"):
+        with pytest.raises(DataError, match=r"Episode 0: .*000000\.parquet: expected the column 'said', found"):
             opened(root, instruction="said").episodes()
 
     def test_an_episode_without_a_task_has_an_empty_instruction(self, root: Path) -> None:
