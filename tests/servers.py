@@ -1,5 +1,5 @@
-"""Stand-ins of outside services on this machine: a web server of files that breaks on request, and one that speaks as
-much of the Hugging Face Hub as reading a dataset takes."""
+"""Stand-ins of outside services on this machine: a web server of files that breaks on request, and two that
+speak as much of the Hugging Face Hub and of S3 as reading a dataset takes."""
 
 import hashlib
 import json
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 LARGE = 200
 """Bytes from which on the hub keeps a file outside git, under its SHA-256."""
@@ -130,6 +130,32 @@ class HubHandler(Handler):
 
     def fail(self, status: int, code: str = "") -> None:
         self.reply(status, b"", **({"X-Error-Code": code} if code else {}))
+
+
+class BucketHandler(Handler):
+    """Answers as S3 does for listing and reading; the site's files are `/bucket/key`."""
+
+    def answer(self) -> None:
+        parts = urlsplit(self.path)
+        if "list-type=2" in parts.query:
+            bucket = unquote(parts.path).rstrip("/")
+            prefix = f"{bucket}/{parse_qs(parts.query).get('prefix', [''])[0]}"
+            self.site.asked.append((self.command, prefix, "list"))
+            found = [name for name in self.site.files if name.startswith(prefix)]
+            self.reply(200, self.listing(bucket, found).encode(), **{"Content-Type": "application/xml"})
+        else:
+            super().answer()
+
+    def listing(self, bucket: str, names: list[str]) -> str:
+        entries = "".join(
+            f"<Contents><Key>{name.removeprefix(f'{bucket}/')}</Key><Size>{len(self.site.files[name])}</Size>"
+            f"<LastModified>2026-01-02T03:04:05.000Z</LastModified><ETag>x</ETag></Contents>"
+            for name in names
+        )
+        return (
+            '<?xml version="1.0"?><ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
+            f"<IsTruncated>false</IsTruncated><KeyCount>{len(names)}</KeyCount>{entries}</ListBucketResult>"
+        )
 
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -12,7 +12,7 @@ from typing import Any
 import fsspec
 import pytest
 from recordings import COLUMNS, DATA_FILE, write_recordings
-from servers import Site, serving
+from servers import BucketHandler, Site, serving
 
 from vla.data import download, remote, transfer
 from vla.data.manifest import Manifest
@@ -222,6 +222,32 @@ def test_the_time_of_a_remote_file_becomes_that_of_the_local_one(tmp_path: Path)
 def test_an_empty_or_missing_place_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="expected files, found none"):
         download.run(config(url="memory://nothing"), dataset=tmp_path / "dataset")
+
+
+@pytest.fixture
+def store(written: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    """The dataset in an S3 store, in the bucket `lab`."""
+    with serving(BucketHandler) as site:
+        site.files = {f"/lab/reach/{name}": content for name, content in written.items()}
+        monkeypatch.setenv("AWS_ENDPOINT_URL", site.url)
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "user")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        fsspec.filesystem("s3").clear_instance_cache()
+        yield site
+
+
+def test_a_dataset_in_s3_is_listed_and_fetched_with_the_credentials_of_the_environment(
+    store: Site, tmp_path: Path
+) -> None:
+    store.files["/lab/reach/videos/of/no/episode.mp4"] = b"large"
+    cfg = config(url="s3://lab/reach")
+    download.run(cfg, dataset=tmp_path / "dataset")
+    assert len(open_dataset(cfg.data, tmp_path / "dataset").episodes()) == 3
+    assert f"/lab/reach/{DATA_FILE}" in store.got()
+    assert "/lab/reach/videos/of/no/episode.mp4" not in store.got()
+    assert (data_root(tmp_path / "dataset") / DATA_FILE).stat().st_mtime == 1_767_323_045
+    assert "secret" not in (tmp_path / "dataset/manifest.json").read_text()
 
 
 def packed(written: dict[str, bytes], kind: str) -> bytes:

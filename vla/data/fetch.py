@@ -6,8 +6,10 @@ and of a dataset of terabytes only the chosen episodes and views are looked at, 
 
 import logging
 import os
+import shutil
+import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -131,17 +133,36 @@ def _check_complete(files: Collection[str], origin: Origin) -> None:
 def in_parallel(call: Callable[[str, Tell], object], names: Iterable[str], *, total: int | None) -> None:
     """Call `call(name, tell)` for every name in a few threads; it tells the bytes that are done, of `total` in all.
 
-    The first error ends all: what has not begun is not begun any more.
+    The first error, or Ctrl-C, ends all: nothing new is begun, and what is under way stops when it tells something.
     """
+    over = threading.Event()
+
+    def tell(count: int) -> None:
+        if over.is_set():
+            raise CancelledError
+        bar.update(count)
+
     with (
         tqdm(total=total, unit="B", unit_scale=True, desc="fetching", leave=False, disable=None) as bar,
         ThreadPoolExecutor(WORKERS) as pool,
     ):
         try:
-            for done in as_completed([pool.submit(call, name, bar.update) for name in names]):
+            for done in as_completed([pool.submit(call, name, tell) for name in names]):
                 done.result()
         finally:
+            over.set()
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def check_space(folder: Path, needed: int) -> None:
+    """Raise DataError when so many bytes do not fit where `folder` is or will be."""
+    place = next(above for above in (folder, *folder.parents) if above.exists())
+    free = shutil.disk_usage(place).free
+    if needed > free:
+        raise DataError(
+            f"{folder}: expected {needed:,} free bytes for what is still to be fetched, found {free:,}. Free some "
+            f"space, or choose fewer episodes or views (data.select, data.columns.views)."
+        )
 
 
 def stat_files(root: Path, names: Collection[str]) -> dict[str, os.stat_result]:

@@ -29,7 +29,7 @@ from pydantic import Field
 
 from vla import artifacts
 from vla.config import Config
-from vla.data.fetch import FetchingFolder, described, in_parallel
+from vla.data.fetch import FetchingFolder, check_space, described, in_parallel
 from vla.data.manifest import FileEntry
 from vla.data.transfer import Tell
 from vla.errors import ConfigError, DataError
@@ -82,8 +82,10 @@ class HubOrigin:
                 f"network, with the same HF_HOME."
             )
         if missing:
+            total = sum(self._sizes[name] for name in missing)
+            check_space(root, total)
             with _explained(self._cfg):
-                in_parallel(self._get, missing, total=sum(self._sizes[name] for name in missing))
+                in_parallel(self._get, missing, total=total)
 
     def entries(self, names: Collection[str]) -> list[FileEntry]:
         """By the hub's hash."""

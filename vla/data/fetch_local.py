@@ -19,7 +19,7 @@ class LocalConfig(Config):
     """Section `download.local`."""
 
     path: Path
-    """Folder of the dataset: absolute, or relative to the project."""
+    """Folder of the dataset: absolute, below ~, or relative to the project."""
 
 
 class LocalOrigin:
@@ -32,7 +32,7 @@ class LocalOrigin:
     @classmethod
     def find(cls, cfg: LocalConfig, *, where: str) -> "LocalOrigin":
         """The folder of the settings; `where` is their section, for the message."""
-        root = workspace.main_checkout() / cfg.path
+        root = workspace.main_checkout() / cfg.path.expanduser()
         if not root.is_dir():
             raise DataError(f"{where}.path: expected a dataset folder, found none at {root}. Correct the path.")
         return cls(root)

@@ -18,7 +18,7 @@ from pydantic import Field
 from vla import artifacts, workspace
 from vla.config import Config
 from vla.data import archives
-from vla.data.fetch import FetchingFolder, Origin, described, in_parallel
+from vla.data.fetch import FetchingFolder, Origin, check_space, described, in_parallel
 from vla.data.fetch_local import LocalOrigin
 from vla.data.manifest import FileEntry
 from vla.data.remote import Reader, RemoteFile, public, reader
@@ -73,7 +73,9 @@ class UrlOrigin:
         missing = [name for name in names if not is_complete(self._listing[name], root / name)]
         if missing:
             sizes = [self._listing[name].size for name in missing]
-            total = None if None in sizes else sum(size or 0 for size in sizes)
+            known = sum(size for size in sizes if size is not None)
+            check_space(root, known)
+            total = None if None in sizes else known
             with _held(self._place):
                 in_parallel(self._bring, missing, total=total)
 
