@@ -8,6 +8,7 @@ import yaml
 from imports import ROOT
 from recordings import COLUMNS, write_recordings
 
+from tests.formats.miniatures import MINIATURES
 from vla import cli
 from vla.data import download
 from vla.data.sources import open_dataset
@@ -65,6 +66,19 @@ def test_missing_files_are_counted_and_left_out_by_the_suggestion(
     screen = shown(root, capsys)
     assert "missing         1 files of 3 episodes: data/chunk-000/file-000.parquet" in screen
     assert suggested(screen)["data"]["select"] == {"present": True}
+
+
+@pytest.mark.parametrize("name", MINIATURES)
+def test_the_suggestion_for_every_format_can_be_used_as_it_is(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written = MINIATURES[name](tmp_path / "recordings")
+    screen = shown(tmp_path / "recordings", capsys)
+    assert f"format          {MINIATURES[name].format}, " in screen
+    assert f"episodes        {len(written)} with {sum(map(len, written))} steps" in screen
+    cfg = download.Config.parse({**suggested(screen), "seed": 0}, where=name)
+    download.run(cfg, dataset=tmp_path / "dataset")
+    assert len(open_dataset(cfg.data, tmp_path / "dataset").episodes()) == len(written)
 
 
 @pytest.mark.parametrize("name", REAL)
