@@ -458,6 +458,7 @@ GR1_ROWS = "data/chunk-000/episode_000001.parquet"
         (flipped(GR1_FILM, 0.5), f"decodable: view ego: .*{GR1_FILM}"),
         (cut(GR1_FILM, 0.9), f"decodable: view ego: .*{GR1_FILM}"),
         (lambda root: shutil.copy(root / GR1_FILM.replace("1.mp4", "3.mp4"), root / GR1_FILM), "frames: view ego: "),
+        (flipped(GR1_ROWS, 0.999, 8), f"readable: .*{GR1_ROWS}"),
         (
             column("timestamp", lambda times: [time + (step > 100) for step, time in enumerate(times)], rows=GR1_ROWS),
             r"timestamps: step 101: expected a timestamp 0.05 s after .*, found a gap of 1.05 s \(1 of ",

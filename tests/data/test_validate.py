@@ -237,7 +237,7 @@ def test_what_is_not_checked_is_said_in_plain_words(sound, tmp_path):
     record = json.loads(validation.read_text())
     lines = [
         "pictures: no frame was decoded (validate.frames is none)",
-        "timestamps: timestamps advance by 1 / fps (validate.skip names it)",
+        "timestamps: timestamps begin near 0 and advance by 1 / fps (validate.skip names it)",
         "files: every file that holds episodes is listed in the manifest (validate.skip names it)",
         "black_view: no view is black for a whole episode (validate.frames is none)",
     ]
@@ -370,3 +370,29 @@ def test_the_report_is_one_page_without_links_and_with_escaped_texts(tmp_path):
     assert "3 not in a&lt;b" in text
     # One histogram per dimension of state and actions, and one of lengths.
     assert text.count("<svg") == 3 + 2 + 1
+
+
+def test_the_report_marks_dimensions_and_says_where_their_ends_are():
+    episode = make_episode(300, seed=3)
+    episode.state_TS[:, 0] = 0.5
+    np.clip(episode.state_TS[:, 1], -1, 1, out=episode.state_TS[:, 1])
+    episode.state_TS[44, 1] = 99.0
+    episode.actions_TA[:150, 0] = 9.0
+    faulty = replace(make_episode(seed=1), instruction="")
+    data = ArrayDataset([episode, faulty], ids=[5, 6])
+    opened = make_sources(data)
+    inspection = inspected(opened)
+    table = make_table(inspection, opened, holdout=0.2)
+    record = {**make_record(inspection, table, failed=False), "data_name": "noise", "dataset_digest": "0" * 64}
+    text = validation_report.render(record, table, data.schema, inspection.survey)
+    rows = {name: next(line for line in text.splitlines() if f"<code>{name}</code>" in line) for name in ("s0", "s1")}
+    assert ">constant</span>" in rows["s0"]
+    assert ">outliers</span>" in rows["s1"]
+    assert '<span title="episode 5, step 44">99</span>' in rows["s1"]
+    assert 'class="band"' in rows["s1"]
+    assert text.count(">saturated</span>") == 1
+    faults = text.split("<h2>Faulty episodes</h2>")[1].split("</section>")[0]
+    assert "episode 6" in faults
+    assert "instruction: expected an instruction, found an empty text" in faults
+    # It is a fault of the episode, not listed once more among the warnings.
+    assert "empty text" not in text.split("<h2>Findings</h2>")[1].split("</section>")[0]

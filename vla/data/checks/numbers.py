@@ -73,9 +73,11 @@ def recorded_range(recording: Recording) -> Iterator[str]:
         )
 
 
-@check(CHECKS, "timestamps advance by 1 / fps")
+@check(CHECKS, "timestamps begin near 0 and advance by 1 / fps")
 def timestamps(recording: Recording) -> Iterator[str]:
     times_T, period = recording.steps.timestamp_T, 1 / recording.schema.fps
+    if abs(times_T[0]) > period:
+        yield f"step 0: expected seconds since the start of the episode, found {times_T[0]:.10g}"
     with np.errstate(invalid="ignore"):
         gaps = np.diff(times_T)
     # Seconds are stored as float32, whose steps grow with the time: 0.00003 s after 400 s.
