@@ -17,7 +17,6 @@ import httpx2
 from huggingface_hub import HfApi, constants, get_cached_repo_tree, hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
     CachedRepoTreeNotFoundError,
-    FileMetadataError,
     GatedRepoError,
     HfHubHTTPError,
     LocalEntryNotFoundError,
@@ -92,7 +91,10 @@ class HubOrigin:
         return described(self.folder.root, names, {name: _sha256(self.folder.root / name) for name in names})
 
     def _get(self, name: str, tell: Tell) -> None:
-        self._download(name)
+        try:
+            self._download(name)
+        except RuntimeError as error:  # hf_xet, which transfers large files, raises it for all that goes wrong
+            raise DataError(_failed(self._cfg, error)) from None
         tell(self._sizes[name])
 
 
@@ -144,7 +146,11 @@ def _explained(cfg: HubConfig) -> Iterator[None]:
         raise DataError(_unreachable(cfg, "its list of files is not in the cache")) from None
     except LocalEntryNotFoundError as error:
         raise DataError(_failed(cfg, error.__cause__ or error)) from None
-    except (HfHubHTTPError, FileMetadataError, httpx2.HTTPError) as error:
+    except (HfHubHTTPError, httpx2.HTTPError) as error:
+        raise DataError(_failed(cfg, error)) from None
+    except OSError as error:
+        if error.errno is not None:
+            raise  # of this machine's disk
         raise DataError(_failed(cfg, error)) from None
 
 
