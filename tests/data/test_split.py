@@ -1,5 +1,6 @@
 """The split depends on hashes of contents alone: neither order, nor other tasks, nor numbering moves an episode."""
 
+import time
 from collections import Counter
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vla.data.split import held_out
+from vla.data.split import held_out, held_out_by_name
 
 TASKS = st.lists(st.sampled_from(["open", "press", "turn"]), min_size=1, max_size=60)
 HOLDOUT = st.floats(0.02, 0.9)
@@ -98,3 +99,15 @@ def test_recordings_that_occur_under_several_instructions_are_not_held_out_sever
     tasks = [f"task {index}" for index in range(paraphrases) for _ in range(50)]
     made_of = contents(50) * paraphrases
     assert len(held_contents(tasks, made_of, 0.1)) == 5
+
+
+def test_a_source_is_held_out_as_a_whole_with_every_copy_of_its_episodes():
+    sources, made_of = ["main", "main", "bridge", "bridge", "main"], ["a", "b", "c", "a", "d"]
+    assert held_out_by_name(sources, made_of, name="bridge").tolist() == [True, False, True, True, False]
+
+
+def test_the_split_of_many_small_tasks_costs_no_pass_over_all_for_each():
+    tasks = [f"task {index % 20_000}" for index in range(100_000)]
+    began = time.process_time()
+    assert held_out(tasks, contents(100_000), holdout=0.2).sum() == 20_000
+    assert time.process_time() - began < 10
