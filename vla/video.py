@@ -95,11 +95,11 @@ class Videos:
         where: str,
     ) -> None:
         """Fill `target`, going through the wanted times in ascending order."""
-        wanted_U, places_N = np.unique(times_N, return_inverse=True)
-        order_N = np.argsort(places_N, kind="stable")
-        ends_U = np.cumsum(np.bincount(places_N, minlength=len(wanted_U)))
+        wanted_U, place_N = np.unique(times_N, return_inverse=True)
+        order_N = np.argsort(place_N, kind="stable")
+        ends_U = np.searchsorted(place_N[order_N], np.arange(len(wanted_U)), side="right").tolist()
         size, missing = target.shape[1:3], []
-        for places, time in zip(np.split(order_N, ends_U[:-1]), wanted_U.tolist(), strict=True):
+        for start, end, time in zip([0, *ends_U], ends_U, wanted_U.tolist(), strict=False):
             with _explained(path, where, f"at {time:.4f} s"):
                 frame = self._track(path).nearest(time, fps=fps)
             if frame is None:
@@ -110,7 +110,7 @@ class Videos:
                     f"{where}: expected {size[0]} x {size[1]} pixels as declared, "
                     f"found {frame.height} x {frame.width} in {path}. Repair the dataset."
                 )
-            target[places] = convert(frame)
+            target[order_N[start:end]] = convert(frame)
         if missing:
             raise DataError(
                 f"{where}: expected a frame every {1 / fps:.4f} s in {path}, found none at {missing[0]:.4f} s "
@@ -131,7 +131,8 @@ class Videos:
 
     def _pixels(self, frame: VideoFrame, pixel_format: str) -> np.ndarray:
         # A frame's own conversion would set up FFmpeg's scaler for each frame, which takes longer than the conversion.
-        return self._reformatter.reformat(frame, format=pixel_format).to_ndarray()
+        # Several threads would not survive a fork, and do not always give the same levels of grey.
+        return self._reformatter.reformat(frame, format=pixel_format, threads=1).to_ndarray()
 
     def _fits(self) -> bool:
         total = sum(track.nbytes for track in self._tracks.values())
