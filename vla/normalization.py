@@ -28,6 +28,7 @@ NEEDED: Mapping[Method, tuple[str, str]] = {
 ALWAYS, OPTIONAL = ("mean", "std"), ("min", "max", "q01", "q50", "q99")
 DEGENERATE = 1e-4
 """A dimension whose spread is at most this times max(1, |median|) is constant for our purposes."""
+FILE_NAME = "norm_stats.json"
 Dimensions = tuple[Annotated[int, Field(ge=0)], ...]
 
 
@@ -140,6 +141,16 @@ class NormStats:
         except (KeyError, TypeError) as error:
             raise DataError(f"{path}: expected norm_stats.state and norm_stats.actions, missing {error}.") from None
 
+    @classmethod
+    def find(cls, path: Path) -> Self:
+        """The statistics of a bundle, of a folder that holds a `norm_stats.json`, or of such a file."""
+        assets = sorted(path.glob(f"assets/**/{FILE_NAME}"))
+        file = path / FILE_NAME if path.is_dir() else path
+        if len(assets) > 1 or not (assets or file.is_file()):
+            found = ", ".join(str(item) for item in assets) or "none"
+            raise DataError(f"{path}: expected a bundle or a {FILE_NAME}, found {found}. Give the folder of one.")
+        return cls.read(assets[0] if assets else file)
+
     def write(self, path: Path) -> None:
         stats = {"state": self.state.to_plain(), "actions": self.actions.to_plain()}
         recorded = {} if self.recorded_actions is None else {"recorded_actions": self.recorded_actions.to_plain()}
@@ -150,7 +161,7 @@ class NormStats:
 
     def names(self, quantity: Quantity) -> list[str]:
         """Names of the dimensions, where the file has them; else their numbers."""
-        names = self.provenance.get(f"{quantity}_names")
+        names = self.provenance.get("state_names" if quantity == "state" else "action_names")
         return list(names) if names else [f"dimension {index}" for index in range(self.of(quantity).dims)]
 
 

@@ -162,4 +162,4 @@ def test_statistics_that_lack_what_the_method_needs_are_refused(folder, capsys):
 
 def test_a_place_without_statistics_is_refused(folder, capsys):
     assert cli.main(["inspect", "stats", str(folder / "absent"), str(folder / "dataset")]) == 2
-    assert "expected a bundle or norm_stats.json, found neither" in capsys.readouterr().err
+    assert "expected a bundle or a norm_stats.json, found none" in capsys.readouterr().err

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from tables import a_table
 
+from vla import artifacts
 from vla.data import norm_stats
 from vla.data.episodes import SCHEMA
 from vla.data.norm_stats import Counted, Counting
@@ -161,12 +162,12 @@ def folder(tmp_path):
     return tmp_path
 
 
-def run(folder, *, weighting="steps", delta=(), horizon=HORIZON) -> NormStats:
+def run(folder, *, weighting="steps", delta=(), horizon=HORIZON, reuse=None) -> NormStats:
     columns = {"state": "observation.state", "actions": "action", "views": {}}
     cfg = norm_stats.Config.parse(
         {
             "data": {"name": "noise", "format": "lerobot_v30", "columns": columns},
-            "norm_stats": {"weighting": weighting, "memory_bytes": 0},
+            "norm_stats": {"weighting": weighting, "memory_bytes": 0, "reuse": reuse},
             "policy": {"name": "tiny_vla", "action_horizon": horizon},
             "transforms": {"max_tokens": 8, "delta_actions": delta},
         },
@@ -208,3 +209,29 @@ def test_constant_dimensions_are_named_in_the_log(caplog):
     assert [record.getMessage() for record in caplog.records] == [
         "actions: constant by min_max, mean_std, quantile: dimension 1"
     ]
+
+
+def test_statistics_of_a_checkpoint_are_taken_over_and_say_so(folder):
+    own = run(folder)
+    source = folder / "checkpoint/assets/b1k/norm_stats.json"
+    padded = {"mean": [0.5] * 32, "std": [2.0] * 32, "q01": [-1.0] * 32, "q99": [1.0] * 32}
+    artifacts.write_json(source, {"norm_stats": {"state": padded, "actions": padded}})
+    found = run(folder, reuse=str(folder / "checkpoint"))
+    assert found.state.mean.tolist() == [0.5] * own.state.dims
+    assert found.actions.q99.tolist() == [1.0] * own.actions.dims
+    assert found.recorded_actions.to_plain() == own.recorded_actions.to_plain()
+    assert found.provenance["reused"]["path"] == str(folder / "checkpoint")
+    assert "delta_actions" not in found.provenance
+
+
+def test_statistics_of_fewer_dimensions_are_not_taken_over(folder):
+    short = {"mean": [0.5], "std": [2.0]}
+    artifacts.write_json(folder / "short.json", {"norm_stats": {"state": short, "actions": short}})
+    with pytest.raises(DataError, match=r"short\.json: expected statistics of 4 state dimensions.*found 1"):
+        run(folder, reuse=str(folder / "short.json"))
+
+
+def test_dimensions_are_called_by_their_names_in_the_file(folder):
+    found = run(folder)
+    assert found.names("actions") == list(world.ACTION_NAMES)
+    assert found.names("state") == list(world.STATE_NAMES)

@@ -18,12 +18,10 @@ from vla.data.episodes import FOREVER, EpisodeTable
 from vla.data.norm_stats import Counted, Counting, PolicyHorizon
 from vla.data.sources import DataConfig, Sources, open_dataset
 from vla.data.stats_fit import LARGEST, LIMIT, OUTSIDE, WIDE, DimensionFit, compare, share_outside
-from vla.errors import DataError
 from vla.models.bundle import CONFIG, BundleConfig
 from vla.normalization import NormStats, Quantity, make_normalize
 from vla.transforms import TransformsConfig
 
-STATS = "norm_stats.json"
 MEMORY_BYTES = 1_000_000_000
 """Numeric columns up to this size are read once."""
 ADVICE = {
@@ -61,19 +59,16 @@ class Learned:
         """Raises DataError when there are no statistics at `path`."""
         if (path / CONFIG).is_file():
             config = BundleConfig.parse(artifacts.read_json(path / CONFIG, made_by="dvc repro train"), where=str(path))
-            stats = NormStats.read(path / "assets" / config.data_name / STATS)
+            stats = NormStats.find(path)
             horizon = PolicyHorizon.parse(config.policy, where=f"{path / CONFIG}: policy").action_horizon
             names: dict[Quantity, Sequence[str]] = {"state": config.state_names, "actions": config.action_names}
             return cls(stats, config.transforms, horizon, names, f"a bundle trained on {config.data_name}")
-        file = path / STATS if path.is_dir() else path
-        if not file.is_file():
-            raise DataError(f"{path}: expected a bundle or {STATS}, found neither. Give the folder of one.")
-        stats = NormStats.read(file)
+        stats = NormStats.find(path)
         said = {"delta_actions": settings.transforms.plain()["delta_actions"], **settings.policy.plain()}
         # What a file says about itself goes before params.yaml.
         said |= {key: stats.provenance[key] for key in said if key in stats.provenance}
         transforms = TransformsConfig.parse(
-            {**settings.transforms.plain(), "delta_actions": said["delta_actions"]}, where=str(file)
+            {**settings.transforms.plain(), "delta_actions": said["delta_actions"]}, where=str(path)
         )
         names = {"state": stats.provenance.get("state_names", ()), "actions": stats.provenance.get("action_names", ())}
         return cls(stats, transforms, int(said["action_horizon"]), names, "with the settings of params.yaml")

@@ -12,13 +12,13 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Float32, Int64
 from pydantic import ConfigDict, Field
 
-from vla import config
+from vla import artifacts, config, workspace
 from vla.data.episodes import EpisodeTable
 from vla.data.manifest import Manifest
 from vla.data.moments import QUANTILES, Rows, measure
@@ -27,7 +27,7 @@ from vla.data.weighting import chunk_counts, source_counts
 from vla.delta import Delta, DeltaRanges
 from vla.errors import DataError
 from vla.formats import Recordings
-from vla.normalization import Method, Normalize, NormStats, Quantity, Statistics
+from vla.normalization import NEEDED, Method, Normalize, NormStats, Quantity, Statistics
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +39,8 @@ class NormStatsConfig(config.Config):
 
     weighting: Literal["steps", "chunks"]
     """How often an action counts: once, or once for every chunk that it stands in."""
+    reuse: Path | None = None
+    """A bundle or a `norm_stats.json`, as for fine-tuning, whose statistics are taken over; null to compute them."""
     memory_bytes: Annotated[int, Field(ge=0)]
     """Numeric columns up to this size are kept between the two scans; the numbers do not depend on it."""
 
@@ -84,6 +86,15 @@ class Counting:
         """Whether every action counts once."""
         return not self.chunks and set(self.sources.values()) == {1}
 
+    def described(self) -> dict[str, Any]:
+        """For the provenance."""
+        described = {
+            "weighting": "chunks" if self.chunks else "steps",
+            "delta_actions": [item.plain() for item in self.delta],
+        }
+        # A horizon that enters no number would make equal statistics look different.
+        return {**described, "action_horizon": self.horizon} if self.chunks or self.delta else described
+
 
 def run(cfg: Config, *, dataset: Path, episodes: Path, norm_stats: Path) -> None:
     """Write the statistics of the train split of `episodes` and what they were computed from."""
@@ -96,6 +107,9 @@ def run(cfg: Config, *, dataset: Path, episodes: Path, norm_stats: Path) -> None
         delta=cfg.transforms.delta_actions,
     )
     stats = Counted(data, table, counting, memory_bytes=cfg.norm_stats.memory_bytes).statistics()
+    said = counting.described()
+    if cfg.norm_stats.reuse is not None:
+        stats, said = taken_over(cfg.norm_stats.reuse, stats)
     provenance = {
         "data_name": cfg.data.name,
         "dataset_digest": Manifest.read(dataset).digest,
@@ -104,15 +118,32 @@ def run(cfg: Config, *, dataset: Path, episodes: Path, norm_stats: Path) -> None
         "steps": int(table.length_E.sum()),
         "state_names": list(data.schema.state_names),
         "action_names": list(data.schema.action_names),
-        "weighting": cfg.norm_stats.weighting,
-        "delta_actions": cfg.transforms.plain()["delta_actions"],
-        # A horizon that enters no number would make equal statistics look different.
-        **({"action_horizon": counting.horizon} if counting.chunks or counting.delta else {}),
+        **said,
         **({"sources": counting.sources} if len(counting.sources) > 1 else {}),
     }
     stats = replace(stats, provenance=provenance)
     _report_degenerate(stats)
     stats.write(norm_stats)
+
+
+def taken_over(path: Path, computed: NormStats) -> tuple[NormStats, dict[str, Any]]:
+    """The statistics at `path` in place of the computed ones, and what they say about themselves.
+
+    Padding beyond the dataset's dimensions is cut off. The actions as recorded are still this dataset's own.
+    """
+    found = NormStats.find(workspace.main_checkout() / path)
+    for quantity in get_args(Quantity):
+        expected, dims = computed.of(quantity).dims, found.of(quantity).dims
+        if dims < expected:
+            raise DataError(
+                f"{path}: expected statistics of {expected} {quantity} dimensions (norm_stats.reuse), found {dims}. "
+                f"Map data.columns to what they are of, or set norm_stats.reuse to null."
+            )
+    state, actions = found.state.first(computed.state.dims), found.actions.first(computed.actions.dims)
+    keys = ("weighting", "delta_actions", "action_horizon")
+    said = {key: found.provenance[key] for key in keys if key in found.provenance}
+    reused = {"path": str(path), "digest": artifacts.digest_of_value([state.to_plain(), actions.to_plain()])}
+    return replace(computed, state=state, actions=actions), {**said, "reused": reused}
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +232,9 @@ def _report_degenerate(stats: NormStats) -> None:
     for quantity in get_args(Quantity):
         values, names = stats.of(quantity), np.array(stats.names(quantity))
         still: dict[tuple[str, ...], list[Method]] = {}
-        for method in get_args(Method):
+        for method, needed in NEEDED.items():
+            if any(getattr(values, name) is None for name in needed):
+                continue
             still.setdefault(tuple(names[Normalize(values, method).degenerate].tolist()), []).append(method)
         for found, methods in still.items():
             if found:
