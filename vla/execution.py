@@ -30,6 +30,10 @@ class ExecutionConfig(Config):
     max_failures: Annotated[int, Field(ge=0)]
     """Lost workers that Ray replaces before it gives up; each time training goes on from the last checkpoint."""
     cache_bytes: Count
-    """Limit of the decoded frames kept on disk."""
+    """Limit of the decoded frames that are kept: on disk in the order full, in memory by all workers in blocks."""
+    prefetch: Annotated[int, Field(ge=0)]
+    """Batches that each training process makes ahead in the background; 0 makes them when they are needed."""
+    decode_threads: Count
+    """Threads of each training process that decode in the order blocks."""
     rollout_workers: Count
     """Processes that play rollouts."""

@@ -124,7 +124,10 @@ class Processor:
         return cls(cfg, tuple(views), state, actions, delta, tokenize)
 
     def images(self, views: Mapping[str, UInt8[np.ndarray, "T Y X 3"]]) -> UInt8[np.ndarray, "T V 3 Y2 X2"]:
-        """Resize and stack the policy's views; raises DataError when one is missing."""
+        """Resize and stack the policy's views; raises DataError when one is missing.
+
+        In memory a pixel's colours stay together, as decoders leave them and convolutions like them.
+        """
         missing = [view for view in self.views if view not in views]
         if missing:
             raise DataError(
@@ -132,7 +135,7 @@ class Processor:
                 f"Add {', '.join(missing)}."
             )
         stacked = np.stack([resize(views[view], self.cfg.image_size) for view in self.views], axis=1)
-        return np.ascontiguousarray(np.moveaxis(stacked, -1, 2))
+        return np.moveaxis(stacked, -1, 2)
 
     def normalise_actions(
         self, actions: Float32[np.ndarray, "*batch H A"], state: Float32[np.ndarray, "*batch S"]

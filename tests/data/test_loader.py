@@ -3,185 +3,207 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from batches import a_spec
-from builders import ArrayDataset, make_episode
-from bundles import statistics
+from splits import LENGTHS, TEXTS, a_dataset, a_table, some_samples
 
 from vla import keyed
-from vla.augmentation import AugmentConfig
-from vla.data.episodes import EpisodeTable
+from vla.augmentation import AugmentConfig, shifted, shifts
+from vla.data import loader
 from vla.data.frames import Frames
-from vla.data.loader import TrainingOrder, ValidationOrder, read_samples
-from vla.data.windows import Windows
-from vla.errors import ConfigError, DataError
+from vla.data.lanes import Lanes
+from vla.data.loader import Resident, TrainingOrder, ValidationOrder, held_out
+from vla.data.order import BlocksOrder, FullOrder
+from vla.data.samples import read_numbers
+from vla.errors import ConfigError
 from vla.models.flow_matching import time_from_uniform
-from vla.normalization import NormalizationConfig, NormStats
-from vla.transforms import Processor, Tokenize, TransformsConfig
-
-LENGTHS = (5, 7, 4)
-TEXTS = ("open the drawer", "close the drawer", "open the drawer")
-
-
-def a_table(lengths=LENGTHS) -> EpisodeTable:
-    return EpisodeTable(
-        episode_id_E=np.arange(len(lengths)),
-        uid_E=np.array([keyed.uid("arrays", row) for row in range(len(lengths))]),
-        length_E=np.array(lengths),
-        instructions=tuple(sorted(set(TEXTS))),
-        instruction_E=np.array([1, 0, 1][: len(lengths)]),
-        digest="0",
-    )
 
 
 @pytest.fixture
 def dataset():
-    episodes = [make_episode(n, seed=row, instruction=TEXTS[row]) for row, n in enumerate(LENGTHS)]
-    return ArrayDataset(episodes)
+    return a_dataset()
 
 
 @pytest.fixture
-def processor():
-    cfg = TransformsConfig(
-        image_size=(16, 16),
-        max_tokens=4,
-        normalization=NormalizationConfig(state="mean_std", actions="min_max"),
-        augment=AugmentConfig(shift_px=2),
-    )
-    stats = NormStats(statistics(3), statistics(2), {})
-    return Processor.make(cfg, ("front", "wrist"), stats, Tokenize.train(TEXTS, 4))
-
-
-def open_frames(folder, dataset, processor, **changes) -> Frames:
-    settings = {"identity": "one", "table": a_table(), "limit_bytes": 10**9, **changes}
-    return Frames.open(folder, dataset=dataset, processor=processor, **settings)
+def samples():
+    return some_samples()
 
 
 @pytest.fixture
-def samples(tmp_path, dataset, processor):
-    frames = open_frames(tmp_path, dataset, processor)
-    spec = a_spec(horizon=3, action_dim=2, views=("front", "wrist"))
-    windows = Windows.make(np.array(LENGTHS), spec)
-    return read_samples(a_table(), dataset=dataset, processor=processor, windows=windows, frames=frames)
+def make_order(tmp_path, dataset, samples):
+    """Makes training orders over the same frames."""
+    frames = Frames.open(tmp_path, samples, dataset, identity="one", limit_bytes=10**9)
+
+    def make(*, seed: int = 0, batch_size: int = 4, **augment) -> TrainingOrder:
+        order = FullOrder(samples.table, seed=seed, batch_size=batch_size)
+        supply = Resident.read(order, samples, dataset, frames)
+        config = AugmentConfig(**{"shift_px": 2, **augment})
+        return TrainingOrder(samples, order, supply, seed=seed, batch_size=batch_size, augment=config)
+
+    return make
 
 
-def an_order(samples, *, shift_px=2, seed=0, batch_size=4) -> TrainingOrder:
-    return TrainingOrder(samples, seed=seed, batch_size=batch_size, augment=AugmentConfig(shift_px=shift_px))
+def in_blocks(dataset, samples, *, batch_size: int = 4, shift_px: int = 2) -> TrainingOrder:
+    order = BlocksOrder(samples.table, seed=0, batch_size=batch_size, buffer_steps=3)
+    lanes = Lanes(order, samples, [dataset], limit_bytes=10**9)
+    augment = AugmentConfig(shift_px=shift_px)
+    return TrainingOrder(samples, order, lanes, seed=0, batch_size=batch_size, augment=augment)
 
 
-def test_an_epoch_presents_every_sample_at_most_once_and_epochs_differ(samples):
-    order = an_order(samples, batch_size=5)
+NUMBERS = ("actions_BPHA", "noise_BPHA", "time_BPH", "sample_uid_B", "weight_BPHA")
+
+
+def assert_equal(one, two) -> None:
+    for name in NUMBERS:
+        assert torch.equal(getattr(one, name), getattr(two, name)), name
+    for name in ("images_BTVCYX", "state_BTS", "tokens_BTL", "token_is_pad_BTL", "step_is_pad_BT", "time_BT"):
+        assert torch.equal(getattr(one.obs, name), getattr(two.obs, name)), name
+
+
+def test_an_epoch_presents_every_sample_at_most_once_and_epochs_differ(make_order):
+    order = make_order(batch_size=5)
     assert order.steps_per_epoch == 3
     first, second = ([order.sample_indices(epoch * 3 + s).tolist() for s in range(3)] for epoch in (0, 1))
     assert len({index for batch in first for index in batch}) == 15
     assert first != second
 
 
-def test_a_batch_is_a_function_of_seed_and_step_alone(samples):
-    later = an_order(samples)
+def test_a_batch_is_a_function_of_seed_and_step_alone(make_order):
+    later = make_order()
     for step in (7, 2, 5):
         later.batch(step, 0, 4)
-    one, two = an_order(samples).batch(3, 0, 4), later.batch(3, 0, 4)
-    for name in ("actions_BPHA", "noise_BPHA", "time_BPH", "sample_uid_B", "weight_BPHA"):
-        assert torch.equal(getattr(one, name), getattr(two, name))
-    assert torch.equal(one.obs.images_BTVCYX, two.obs.images_BTVCYX)
-    assert not torch.equal(one.noise_BPHA, an_order(samples, seed=1).batch(3, 0, 4).noise_BPHA)
+    one, two = make_order().batch(3, 0, 4), later.batch(3, 0, 4)
+    assert_equal(one, two)
+    assert not torch.equal(one.noise_BPHA, make_order(seed=1).batch(3, 0, 4).noise_BPHA)
 
 
 @pytest.mark.parametrize("cuts", [[0, 4], [0, 2, 4], [0, 1, 3, 4]])
-def test_slices_of_a_step_are_the_same_samples_noise_and_augmentation_however_it_is_cut(samples, cuts):
-    order = an_order(samples)
+@pytest.mark.parametrize("kind", ["full", "blocks"])
+def test_slices_of_a_step_are_the_same_samples_noise_and_augmentation_however_it_is_cut(
+    kind, cuts, make_order, dataset, samples
+):
+    order = make_order() if kind == "full" else in_blocks(dataset, samples)
     whole = order.batch(6, 0, 4)
     parts = [order.batch(6, a, b) for a, b in itertools.pairwise(cuts)]
     for name in ("noise_BPHA", "time_BPH", "sample_uid_B", "actions_BPHA"):
         assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(whole, name))
     assert torch.equal(torch.cat([part.obs.images_BTVCYX for part in parts]), whole.obs.images_BTVCYX)
     assert {part.weight_total for part in parts} == {float(whole.weight_BPHA.sum())}
+    order.close()
 
 
-def test_presentations_of_one_sample_in_two_epochs_have_different_noise_and_time(samples):
-    order = an_order(samples, batch_size=16)
+def test_presentations_of_one_sample_in_two_epochs_have_different_noise_and_time(make_order):
+    order = make_order(batch_size=16)
     first, second = order.batch(0, 0, 16), order.batch(1, 0, 16)
     row = (second.sample_uid_B == first.sample_uid_B[0]).nonzero()[0, 0]
     assert not torch.equal(first.noise_BPHA[0], second.noise_BPHA[row])
     assert first.time_BPH[0, 0, 0] != second.time_BPH[row, 0, 0]
 
 
-def test_noise_and_time_are_the_keyed_streams_of_the_presentation(samples):
-    batch = an_order(samples).batch(3, 1, 2)
+def test_noise_and_time_are_the_keyed_streams_of_the_presentation(make_order):
+    batch = make_order().batch(3, 1, 2)
     np.testing.assert_array_equal(batch.noise_BPHA[0].numpy(), keyed.normal(0, "noise", 13, shape=(1, 3, 2)))
     assert batch.time_BPH[0, 0].tolist() == [time_from_uniform(keyed.uniform(0, "time", 13, count=1))[0]] * 3
 
 
-def test_a_batch_holds_the_normalised_steps_and_frames_of_its_samples(samples, dataset, processor):
-    order = an_order(samples, shift_px=0)
-    batch = order.batch(0, 0, 4)
-    for row, index in enumerate(order.sample_indices(0)):
+@pytest.mark.parametrize("kind", ["full", "blocks"])
+def test_a_batch_holds_the_normalised_steps_and_frames_of_its_samples(kind, make_order, dataset, samples):
+    order = make_order(shift_px=0) if kind == "full" else in_blocks(dataset, samples, shift_px=0)
+    processor = samples.processor
+    batch = order.batch(2, 0, 4)
+    for row, index in enumerate(order.sample_indices(2)):
         episode, step = (int(value[0]) for value in samples.windows.locate(np.array([index])))
         steps = dataset.steps(episode)
         expected = processor.state.forward(steps.state_TS[step])
         np.testing.assert_array_equal(batch.obs.state_BTS[row, 0].numpy(), expected)
         chunk = processor.actions.forward(steps.actions_TA[np.minimum(step + np.arange(3), len(steps) - 1)])
         np.testing.assert_array_equal(batch.actions_BPHA[row, 0].numpy(), chunk)
+        real = (step + np.arange(3) < LENGTHS[episode]).astype(np.float32)
+        assert batch.weight_BPHA[row, 0].tolist() == np.stack([real, real], axis=1).tolist()
         tokens, is_pad = processor.tokenize(TEXTS[episode])
         assert batch.obs.tokens_BTL[row, 0].tolist() == tokens.tolist()
         assert batch.obs.token_is_pad_BTL[row, 0].tolist() == is_pad.tolist()
         images = processor.images({view: dataset.images(episode, view) for view in ("front", "wrist")})
         np.testing.assert_array_equal(batch.obs.images_BTVCYX[row, 0].numpy(), images[step])
+        assert batch.sample_uid_B[row] == samples.table.uid_E[episode] + step
+    order.close()
 
 
-def test_chunk_weights_are_counted_without_reading_the_chunks(samples):
-    indices = np.arange(len(samples))
-    # Episodes of 5, 7 and 4 steps with chunks of 3: all steps count 3 but the last two of each, 2 and 1; 2 dims.
-    assert samples.chunk_weight(indices) == 2 * (3 * 16 - 3 * 3)
+def test_images_are_augmented_by_the_draw_of_their_presentation(make_order):
+    plain, augmented = make_order(shift_px=0).batch(3, 0, 4), make_order(shift_px=2).batch(3, 0, 4)
+    for row, presentation in enumerate(range(12, 16)):
+        for view, offset in enumerate(shifts(AugmentConfig(shift_px=2), 0, presentation, 2)):
+            given = plain.obs.images_BTVCYX[row, :, view].numpy()
+            np.testing.assert_array_equal(augmented.obs.images_BTVCYX[row, :, view].numpy(), shifted(given, offset))
 
 
-def test_a_batch_larger_than_the_train_split_is_refused(samples):
-    with pytest.raises(ConfigError, match="at most the 16 samples"):
-        an_order(samples, batch_size=17)
+def test_what_is_recorded_is_not_changed_by_augmentation(make_order):
+    order = make_order(shift_px=0, brightness=0.5)
+    assert_equal(order.batch(3, 0, 4), order.batch(3, 0, 4))
 
 
-def test_validation_batches_depend_on_no_cut_and_hold_each_time_once_per_sample(samples):
-    order = ValidationOrder(samples, seed=0, num_samples=6, num_times=2)
+def test_colour_only_must_name_views(make_order):
+    with pytest.raises(ConfigError, match=r"colour_only: expected some of front, wrist, found 'wrst'.*'wrist'"):
+        make_order(colour_only=("wrst",))
+
+
+def test_samples_are_named_for_people(make_order, samples):
+    order = make_order()
+    episode, step = samples.windows.locate(order.sample_indices(1))
+    expected = [f"arrays episode {row} step {at}" for row, at in zip(episode, step, strict=True)]
+    assert order.names(1, 1, 3) == expected[1:3]
+
+
+def test_samples_and_seconds_of_making_batches_are_counted(make_order, dataset, samples):
+    for order in (make_order(), in_blocks(dataset, samples)):
+        order.batch(0, 0, 4)
+        order.batch(1, 2, 4)
+        assert order.made == 6
+        assert order.seconds > 0
+        order.close()
+
+
+def a_validation(dataset, samples, *, count=6, seed=0, num_times=2) -> ValidationOrder:
+    chosen = held_out(samples, count)
+    frames = Frames.decode(samples, dataset, np.unique(samples.observed(chosen)))
+    numbers = read_numbers(samples, dataset, chosen)
+    return ValidationOrder(samples, chosen, numbers=numbers, frames=frames, seed=seed, num_times=num_times)
+
+
+def test_validation_batches_depend_on_no_cut_and_hold_each_time_once_per_sample(dataset, samples):
+    order = a_validation(dataset, samples)
     whole = order.batch(0, len(order))
     parts = [order.batch(first, min(first + 5, len(order))) for first in range(0, len(order), 5)]
     assert len(order) == 12
     assert torch.equal(torch.cat([part.noise_BPHA for part in parts]), whole.noise_BPHA)
+    assert torch.equal(torch.cat([part.obs.images_BTVCYX for part in parts]), whole.obs.images_BTVCYX)
     assert whole.weight_total == pytest.approx(float(whole.weight_BPHA.sum()))
     times = whole.time_BPH[:, 0, 0].reshape(6, 2)
     assert (times == times[0]).all()
     assert times[0, 0] < times[0, 1]
 
 
+def test_validation_batches_hold_the_steps_and_frames_of_their_samples(dataset, samples):
+    order = a_validation(dataset, samples, num_times=1)
+    batch = order.batch(0, 6)
+    expected = read_numbers(samples, dataset, order.sample_K)
+    np.testing.assert_array_equal(batch.actions_BPHA.numpy(), expected.actions_BPHA)
+    np.testing.assert_array_equal(batch.obs.state_BTS.numpy(), expected.state_BTS)
+    every = Frames.decode(samples, dataset, np.arange(16))
+    images = every.take(samples.observed(order.sample_K))
+    np.testing.assert_array_equal(batch.obs.images_BTVCYX.numpy(), images)
+
+
 def test_the_validation_subset_is_chosen_by_identity_not_by_place(samples):
-    chosen = ValidationOrder(samples, seed=0, num_samples=6, num_times=1)
-    larger = ValidationOrder(samples, seed=5, num_samples=9, num_times=1)
-    assert set(chosen.indices) < set(larger.indices)
+    few, more = held_out(samples, 6), held_out(samples, 9)
+    assert set(few) < set(more)
+    assert few.tolist() == sorted(few.tolist())
+    assert held_out(samples, 99).tolist() == list(range(16))
 
 
-def test_frames_are_decoded_once_and_shared(tmp_path, dataset, processor, monkeypatch):
-    first = open_frames(tmp_path, dataset, processor)
-    monkeypatch.setattr(dataset, "images", None)
-    again = open_frames(tmp_path, dataset, processor)
-    np.testing.assert_array_equal(first.pixels_NVCYX, again.pixels_NVCYX)
-    assert first.pixels_NVCYX.shape == (16, 2, 3, 16, 16)
-
-
-def test_frames_of_changed_data_are_decoded_again(tmp_path, dataset, processor):
-    open_frames(tmp_path, dataset, processor)
-    others = ArrayDataset([make_episode(n, seed=9 + row) for row, n in enumerate(LENGTHS)])
-    found = open_frames(tmp_path, others, processor, identity="two").pixels_NVCYX
-    expected = processor.images({view: others.images(0, view) for view in ("front", "wrist")})
-    np.testing.assert_array_equal(found[:5], expected)
-
-
-def test_frames_beyond_the_limit_are_refused_with_both_numbers(tmp_path, dataset, processor):
-    with pytest.raises(ConfigError, match=r"execution.cache_bytes: expected room for 24,576 bytes.* found 1,000"):
-        open_frames(tmp_path, dataset, processor, limit_bytes=1000)
-
-
-def test_a_failed_decoding_leaves_no_file_behind(tmp_path, processor):
-    episodes = [make_episode(n, seed=row) for row, n in enumerate(LENGTHS)]
-    broken = make_episode(4, image_errors={"wrist": "episode 2: damaged"})
-    with pytest.raises(DataError, match="episode 2: damaged"):
-        open_frames(tmp_path, ArrayDataset([*episodes[:2], broken]), processor)
-    assert [item.name for item in tmp_path.iterdir()] == ["lock"]
+def test_of_many_episodes_some_are_chosen_by_identity_before_their_steps(monkeypatch):
+    monkeypatch.setattr(loader, "CANDIDATES", 10)
+    lengths = [4] * 50
+    samples = some_samples(a_table(lengths))
+    chosen = held_out(samples, 7)
+    assert len(set(chosen // 4)) <= 3
+    uids = [keyed.uid("validation", uid) for uid in samples.table.uid_E.tolist()]
+    assert set(chosen // 4) <= set(np.argsort(uids)[:3])

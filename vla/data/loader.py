@@ -1,113 +1,104 @@
 """Batches as a pure function of (seed, step): what a sample is, its place in the order and all its randomness.
 
 Nothing here has a position or a generator state, so a resume needs two integers, and ranks agree on every batch
-without talking. Step s takes the positions [s * B, (s + 1) * B) of the presentation order; each epoch is a keyed
-permutation of all samples, cut to whole batches.
+without talking. Noise and augmentation are keyed by the presentation: the place in the order, counted over epochs.
 """
 
+import time
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Protocol, Self
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, Float64, Int64
+from jaxtyping import Float32, Int64
 
 from vla import keyed
-from vla.augmentation import AugmentConfig, shift, shift_offsets
-from vla.data.episodes import EpisodeTable
+from vla.augmentation import AugmentConfig, augment
 from vla.data.frames import Frames
-from vla.data.windows import Windows
-from vla.errors import ConfigError, DataError
+from vla.data.order import Order
+from vla.data.samples import Contents, Numbers, Samples, read_all_steps
+from vla.data.sources import own_id
 from vla.formats import Recordings
 from vla.models.flow_matching import time_from_uniform, time_grid
 from vla.models.policy import Batch, Observation
-from vla.transforms import Processor
+from vla.terms import Steps
+
+CANDIDATES = 100_000
+"""Held-out samples among which those of the validation loss are chosen; where there are more, of some episodes."""
+
+
+class Supply(Protocol):
+    """Where the recorded contents of a training's batches come from."""
+
+    @property
+    def seconds(self) -> float:
+        """Time spent on reading beside `take`."""
+        ...
+
+    @property
+    def waited(self) -> float:
+        """Time that `take` has spent waiting for that."""
+        ...
+
+    def take(self, step: int, first: int, last: int) -> Contents:
+        """The places [first, last) of a step's batch."""
+        ...
+
+    def close(self) -> None:
+        """Let go of everything."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
-class Samples:
-    """The numeric columns of a set of episodes in normalised space, and where its windows lie."""
+class Resident:
+    """The order `full`: all numbers in memory, all frames in a file that every process maps."""
 
-    table: EpisodeTable
-    windows: Windows
-    state_NS: Float32[np.ndarray, "N S"]
-    actions_NA: Float32[np.ndarray, "N A"]
-    time_N: Float64[np.ndarray, "N"]
-    tokens_IL: Int64[np.ndarray, "I L"]
-    """Per distinct instruction."""
-    token_is_pad_IL: Bool[np.ndarray, "I L"]
+    order: Order
+    samples: Samples
+    steps: Steps
     frames: Frames
+    seconds: float = 0.0
+    waited: float = 0.0
 
-    def __len__(self) -> int:
-        return len(self.windows)
+    @classmethod
+    def read(cls, order: Order, samples: Samples, dataset: Recordings, frames: Frames) -> Self:
+        return cls(order, samples, read_all_steps(samples, dataset), frames)
 
-    def chunk_weight(self, sample_B: Int64[np.ndarray, "B"]) -> float:
-        """Sum of the weights of the given samples' chunks, without reading them."""
-        episode, step = self.windows.locate(sample_B)
-        return float(self.windows.window(episode, step).weight_BPH.sum(dtype=np.float64)) * self.actions_NA.shape[1]
+    def take(self, step: int, first: int, last: int) -> Contents:
+        sample_B = self.order.samples(step)[first:last]
+        windows = self.samples.windows
+        episode, within = windows.locate(sample_B)
+        numbers = self.samples.numbers(self.steps, windows.window(episode, within), windows.start(episode))
+        return Contents(numbers, self.frames.take(self.frames.rows(self.samples.observed(sample_B))))
 
-    def sample_uid(self, sample_B: Int64[np.ndarray, "B"]) -> Int64[np.ndarray, "B"]:
-        """Identity of each sample: its episode's uid plus its step, wrapped to 64 bits."""
-        episode, step = self.windows.locate(sample_B)
-        return self.table.uid_E[episode] + step
-
-
-def read_samples(
-    table: EpisodeTable, *, dataset: Recordings, processor: Processor, windows: Windows, frames: Frames
-) -> Samples:
-    """Read and normalise the numeric columns of the table's episodes."""
-    steps = [dataset.steps(episode) for episode in table.episode_id_E.tolist()]
-    for episode, expected, found in zip(table.episode_id_E, table.length_E, steps, strict=True):
-        if len(found) != expected:
-            raise DataError(
-                f"episode {episode}: expected {expected} steps, found {len(found)}. Run 'dvc repro validate'."
-            )
-    ids, pads = zip(*(processor.tokenize(text) for text in table.instructions), strict=True)
-    return Samples(
-        table=table,
-        windows=windows,
-        state_NS=processor.state.forward(np.concatenate([item.state_TS for item in steps])),
-        actions_NA=processor.actions.forward(np.concatenate([item.actions_TA for item in steps])),
-        time_N=np.concatenate([item.timestamp_T for item in steps]),
-        tokens_IL=np.stack(ids),
-        token_is_pad_IL=np.stack(pads),
-        frames=frames,
-    )
+    def close(self) -> None:
+        """Nothing to do: the file is unmapped with this object."""
 
 
 def assemble(
     samples: Samples,
     sample_B: Int64[np.ndarray, "B"],
+    contents: Contents,
     *,
     noise_BPHA: Float32[np.ndarray, "B P H A"],
     time_BP: Float32[np.ndarray, "B P"],
     weight_total: float,
-    offsets_BV2: Int64[np.ndarray, "B V 2"] | None = None,
 ) -> Batch:
-    """Gather the given samples with the given randomness."""
+    """The given samples with the given randomness."""
     episode, step = samples.windows.locate(sample_B)
     window = samples.windows.window(episode, step)
-    start = samples.windows.end_E[episode] - samples.windows.length_E[episode]
-    rows_BT = start[:, None] + window.observed_BT
-    pixels = samples.frames.pixels_NVCYX[rows_BT]
-    if offsets_BV2 is not None:
-        pixels = np.stack(
-            [
-                np.stack([shift(images, offsets) for images in sample])
-                for sample, offsets in zip(pixels, offsets_BV2, strict=True)
-            ]
-        )
-    b, t, v = pixels.shape[:3]
+    b, t, v = contents.pixels_BTVCYX.shape[:3]
     instruction = samples.table.instruction_E[episode]
-    actions = samples.actions_NA[start[:, None, None] + window.actions_BPH]
+    actions = contents.numbers.actions_BPHA
     obs = Observation(
-        images_BTVCYX=torch.from_numpy(pixels),
+        images_BTVCYX=torch.from_numpy(contents.pixels_BTVCYX),
         image_is_pad_BTV=torch.zeros(b, t, v, dtype=torch.bool),
-        state_BTS=torch.from_numpy(samples.state_NS[rows_BT]),
+        state_BTS=torch.from_numpy(contents.numbers.state_BTS),
         tokens_BTL=torch.from_numpy(samples.tokens_IL[instruction]).unsqueeze(1).expand(-1, t, -1),
         token_is_pad_BTL=torch.from_numpy(samples.token_is_pad_IL[instruction]).unsqueeze(1).expand(-1, t, -1),
         step_is_pad_BT=torch.from_numpy(window.step_is_pad_BT),
-        time_BT=torch.from_numpy(samples.time_N[rows_BT].astype(np.float32)),
+        time_BT=torch.from_numpy(contents.numbers.time_BT),
         depth_BTVYX=None,
         intrinsics_BTV33=None,
         poses_BTV44=None,
@@ -127,71 +118,120 @@ def assemble(
 class TrainingOrder:
     """The batches of a training run."""
 
-    def __init__(self, samples: Samples, *, seed: int, batch_size: int, augment: AugmentConfig) -> None:
-        if len(samples) < batch_size:
-            raise ConfigError(
-                f"train.batch_size: expected at most the {len(samples)} samples of the train split, "
-                f"found {batch_size}. Lower it or add data."
-            )
+    def __init__(
+        self, samples: Samples, order: Order, supply: Supply, *, seed: int, batch_size: int, augment: AugmentConfig
+    ) -> None:
+        augment.check_views(samples.windows.spec.views)
         self.samples, self.seed, self.batch_size, self.augment = samples, seed, batch_size, augment
-        self.steps_per_epoch = len(samples) // batch_size
-        self._permutation = lru_cache(maxsize=2)(self._permute)
+        self.steps_per_epoch = order.steps_per_epoch
+        self._order, self._supply = order, supply
+        self._whole = lru_cache(maxsize=2)(self._look_up)
+        self._assembling = 0.0
+        self.made = 0
+        """Samples in all batches so far."""
+
+    @property
+    def seconds(self) -> float:
+        """What making them has taken, with reading and assembling side by side."""
+        return max(self._assembling, self._supply.seconds)
 
     def sample_indices(self, step: int) -> Int64[np.ndarray, "B"]:
         """The samples of the whole optimizer step, over all ranks and micro-batches."""
-        epoch, place = divmod(step, self.steps_per_epoch)
-        return self._permutation(epoch)[place * self.batch_size : (place + 1) * self.batch_size]
+        return self._whole(step)[0]
 
     def batch(self, step: int, first: int, last: int) -> Batch:
         """The micro-batch of positions [first, last) of a step, with the step's total weight."""
-        whole = self.sample_indices(step)
+        started, waited = time.perf_counter(), self._supply.waited
+        sample_B, weight_total = self._whole(step)
         spec = self.samples.windows.spec
         shape = (spec.predict_steps, spec.action_horizon, spec.action_dim)
         presentations = range(step * self.batch_size + first, step * self.batch_size + last)
-        noise = np.stack([keyed.normal(self.seed, "noise", i, shape=shape) for i in presentations])
-        unit = np.stack([keyed.uniform(self.seed, "time", i, count=spec.predict_steps) for i in presentations])
-        offsets = None
-        if self.augment.shift_px:
-            offsets = np.stack([shift_offsets(self.augment, self.seed, i, len(spec.views)) for i in presentations])
-        return assemble(
+        keys = [(presentation,) for presentation in presentations]
+        contents = self._supply.take(step, first, last)
+        for pixels_TVCYX, presentation in zip(contents.pixels_BTVCYX, presentations, strict=True):
+            augment(pixels_TVCYX, self.augment, views=spec.views, seed=self.seed, presentation=presentation)
+        batch = assemble(
             self.samples,
-            whole[first:last],
-            noise_BPHA=noise,
-            time_BP=time_from_uniform(unit),
-            weight_total=self.samples.chunk_weight(whole),
-            offsets_BV2=offsets,
+            sample_B[first:last],
+            contents,
+            noise_BPHA=keyed.normals(self.seed, "noise", keys, shape=shape),
+            time_BP=time_from_uniform(keyed.uniforms(self.seed, "time", keys, count=spec.predict_steps)),
+            weight_total=weight_total,
         )
+        self.made += last - first
+        self._assembling += time.perf_counter() - started - (self._supply.waited - waited)
+        return batch
 
-    def _permute(self, epoch: int) -> Int64[np.ndarray, "N"]:
-        return keyed.permutation(self.seed, "order", epoch, count=len(self.samples))
+    def names(self, step: int, first: int, last: int) -> list[str]:
+        """The samples of positions [first, last) as a person finds them again."""
+        table = self.samples.table
+        episode_B, step_B = self.samples.windows.locate(self.sample_indices(step)[first:last])
+        return [
+            f"{table.sources[table.source_E[episode]]} episode {own_id(int(table.episode_id_E[episode]))} step {step}"
+            for episode, step in zip(episode_B, step_B, strict=True)
+        ]
+
+    def close(self) -> None:
+        """Stop reading."""
+        self._supply.close()
+
+    def _look_up(self, step: int) -> tuple[Int64[np.ndarray, "B"], float]:
+        sample_B = self._order.samples(step)
+        return sample_B, self.samples.chunk_weight(sample_B)
+
+
+def held_out(samples: Samples, count: int) -> Int64[np.ndarray, "K"]:
+    """`count` samples, ascending, that are chosen by what they are: others join or leave without changing the rest."""
+    uids = np.array([keyed.uid("validation", uid) for uid in samples.table.uid_E.tolist()])
+    order = np.argsort(uids)
+    enough = np.searchsorted(np.cumsum(samples.windows.length_E[order]), max(CANDIDATES, count)) + 1
+    episodes = np.sort(order[:enough])
+    starts, ends = samples.windows.start(episodes), samples.windows.end_E[episodes]
+    candidates = np.concatenate([np.arange(start, end) for start, end in zip(starts, ends, strict=True)])
+    keys = [keyed.uid("validation", uid) for uid in samples.sample_uid(candidates).tolist()]
+    return np.sort(candidates[np.argsort(keys)[:count]])
 
 
 class ValidationOrder:
-    """A fixed set of held-out samples, each at fixed flow times with noise keyed by the sample's identity.
+    """Held-out samples, each at fixed flow times with noise keyed by the sample's identity.
 
     The loss over it depends on no batch size, worker count or step, so it is comparable between runs.
     """
 
-    def __init__(self, samples: Samples, *, seed: int, num_samples: int, num_times: int) -> None:
-        order = np.argsort(
-            [keyed.uid("validation", uid) for uid in samples.sample_uid(np.arange(len(samples))).tolist()]
-        )
-        self.samples, self.seed = samples, seed
-        self.indices = np.sort(order[:num_samples]).astype(np.int64)
+    def __init__(
+        self,
+        samples: Samples,
+        sample_K: Int64[np.ndarray, "K"],
+        *,
+        numbers: Numbers,
+        frames: Frames,
+        seed: int,
+        num_times: int,
+    ) -> None:
+        """`numbers` are those of `sample_K`; `frames` hold what they observe."""
+        self.samples, self.seed, self.sample_K = samples, seed, sample_K
         self.times = time_grid(num_times)
-        self.weight_total = samples.chunk_weight(self.indices) * num_times
+        self.weight_total = samples.chunk_weight(sample_K) * num_times
+        self._numbers, self._frames = numbers, frames
+        self._rows_KT = frames.rows(samples.observed(sample_K))
 
     def __len__(self) -> int:
         """Number of (sample, time) pairs."""
-        return len(self.indices) * len(self.times)
+        return len(self.sample_K) * len(self.times)
 
     def batch(self, first: int, last: int) -> Batch:
         """The pairs [first, last) in sample-major order."""
         spec = self.samples.windows.spec
         pairs = np.arange(first, last)
-        sample_B, grid_B = self.indices[pairs // len(self.times)], pairs % len(self.times)
+        place_B, grid_B = pairs // len(self.times), pairs % len(self.times)
+        sample_B = self.sample_K[place_B]
         shape = (spec.predict_steps, spec.action_horizon, spec.action_dim)
-        identities = zip(self.samples.sample_uid(sample_B).tolist(), grid_B.tolist(), strict=True)
-        noise = np.stack([keyed.normal(self.seed, "validation", *identity, shape=shape) for identity in identities])
-        time_BP = np.repeat(self.times[grid_B][:, None], spec.predict_steps, axis=1)
-        return assemble(self.samples, sample_B, noise_BPHA=noise, time_BP=time_BP, weight_total=self.weight_total)
+        keys = zip(self.samples.sample_uid(sample_B).tolist(), grid_B.tolist(), strict=True)
+        return assemble(
+            self.samples,
+            sample_B,
+            Contents(self._numbers.take(place_B), self._frames.take(self._rows_KT[place_B])),
+            noise_BPHA=keyed.normals(self.seed, "validation", keys, shape=shape),
+            time_BP=np.repeat(self.times[grid_B][:, None], spec.predict_steps, axis=1),
+            weight_total=self.weight_total,
+        )

@@ -164,10 +164,15 @@ class Sources:
         return source.dataset.recorded_ranges(own)
 
     def _find(self, episode_id: int) -> tuple[Source, int]:
-        number, own = episode_id >> SHIFT, episode_id & ((1 << SHIFT) - 1)
+        number, own = episode_id >> SHIFT, own_id(episode_id)
         if not 0 <= number < len(self.sources):
             raise DataError(f"expected an episode of {len(self.sources)} datasets, found {episode_id}. Validate again.")
         return self.sources[number], own
+
+
+def own_id(episode_id: int) -> int:
+    """What an episode is called in its own source."""
+    return episode_id & ((1 << SHIFT) - 1)
 
 
 def _with_source(source: Source) -> pa.Table:

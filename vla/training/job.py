@@ -1,36 +1,24 @@
-"""A training job: the settings and files that decide it, and the objects that a worker builds from them."""
+"""A training job: the settings and files that decide it, as plain values (vla/training/parts.py builds from them)."""
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 
-import torch
 import yaml
 from pydantic import Field
 
 import vla
-from vla import artifacts, keyed, workspace
+from vla import artifacts, workspace
 from vla.config import Config
-from vla.data.episodes import EpisodeTable
-from vla.data.frames import Frames
-from vla.data.loader import Samples, TrainingOrder, ValidationOrder, read_samples
 from vla.data.manifest import Manifest
-from vla.data.sources import DataConfig, open_dataset
-from vla.data.windows import Windows
+from vla.data.order import OrderName
+from vla.data.sources import DataConfig
 from vla.errors import ConfigError, DataError
 from vla.execution import ExecutionConfig
-from vla.formats import Recordings
-from vla.models import bundle
-from vla.models.bundle import BundleConfig
-from vla.models.policy import FrozenEncoder, Policy
-from vla.normalization import NormStats, Statistics
-from vla.terms import PolicySpec
 from vla.training.optim import OptimizerConfig
 from vla.training.state_directory import Identity, StateDirectory
-from vla.transforms import Processor, Tokenize, TransformsConfig
+from vla.transforms import TransformsConfig
 
 Count = Annotated[int, Field(gt=0)]
 
@@ -42,6 +30,13 @@ class TrainConfig(Config):
     """Optimizer steps."""
     batch_size: Count
     """Samples per optimizer step, over all workers."""
+    order: OrderName
+    """full: any sample may follow any other, for data whose decoded frames fit on the disk; blocks: what lies together
+    is read together (vla/data/order.py)."""
+    buffer_steps: Count
+    """Samples that are shuffled together in each lane of the order blocks; memory grows with it."""
+    supervise_padded: bool
+    """Whether the repeated last action after an episode's end counts like any other, as in openpi's loss."""
     validation_samples: Count
     """Held-out samples that the validation loss is taken over (all of them where there are fewer)."""
     validation_times: Count
@@ -78,96 +73,6 @@ class Job(Config):
     @property
     def state_directory(self) -> StateDirectory:
         return StateDirectory(self.state)
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What a worker builds from a job."""
-
-    bundle_config: BundleConfig
-    norm_stats: NormStats
-    tokenize: Tokenize
-    spec: PolicySpec
-    policy: Policy[Any]
-    training: TrainingOrder
-    validation: ValidationOrder
-
-    @classmethod
-    def build(cls, job: Job) -> Self:
-        """Read the data and initialise the policy; raises the user's errors before anything is trained."""
-        cfg = job.cfg
-        dataset = open_dataset(cfg.data, job.dataset)
-        stats = read_norm_stats(job.norm_stats, dataset)
-        table = EpisodeTable.read(job.episodes, "train")
-        tokenize = Tokenize.train(table.instructions, cfg.transforms.max_tokens)
-        config = BundleConfig(
-            data_name=cfg.data.name,
-            fps=dataset.schema.fps,
-            state_names=dataset.schema.state_names,
-            action_names=dataset.schema.action_names,
-            views=tuple(cfg.data.columns.views),
-            transforms=cfg.transforms,
-            policy=cfg.policy,
-        )
-        module, policy_config = bundle.parse_policy(cfg.policy, where="params.yaml: policy")
-        spec = module.make_spec(policy_config, bundle.make_interface(config, tokenize))
-        policy = initial_policy(partial(module.build, policy_config, spec), seed=cfg.seed)
-        processor = Processor.make(cfg.transforms, config.views, stats, tokenize)
-        training = TrainingOrder(
-            _samples(job, table, dataset, processor, spec),
-            seed=cfg.seed,
-            batch_size=cfg.train.batch_size,
-            augment=cfg.transforms.augment,
-        )
-        return cls(config, stats, tokenize, spec, policy, training, _validation(job, dataset, processor, spec))
-
-
-def initial_policy(build: Callable[[], tuple[Policy[Any], FrozenEncoder | None]], *, seed: int) -> Policy[Any]:
-    """The policy with weights that depend on the seed alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(keyed.words(seed, "init", count=1)[0] >> 1))
-        policy, _ = build()
-    return policy
-
-
-def read_norm_stats(path: Path, dataset: Recordings) -> NormStats:
-    """The statistics, after comparing their dimensions with the dataset's."""
-    stats, schema = NormStats.read(path), dataset.schema
-    expected: list[tuple[str, Statistics, int]] = [
-        ("state", stats.state, schema.state_dim),
-        ("actions", stats.actions, schema.action_dim),
-    ]
-    for quantity, values, dims in expected:
-        if len(values.mean) != dims:
-            raise DataError(
-                f"{path}: {quantity}: expected {dims} dimensions as in {schema.name}, found {len(values.mean)}. "
-                f"Run 'dvc repro norm_stats'."
-            )
-    return stats
-
-
-def _samples(job: Job, table: EpisodeTable, dataset: Recordings, processor: Processor, spec: PolicySpec) -> Samples:
-    columns = job.cfg.data.columns.plain()
-    frames = Frames.open(
-        job.frames,
-        identity=artifacts.digest_of_value([Manifest.read(job.dataset).digest, columns, job.code]),
-        table=table,
-        dataset=dataset,
-        processor=processor,
-        limit_bytes=job.cfg.execution.cache_bytes,
-    )
-    windows = Windows.make(table.length_E, spec)
-    return read_samples(table, dataset=dataset, processor=processor, windows=windows, frames=frames)
-
-
-def _validation(job: Job, dataset: Recordings, processor: Processor, spec: PolicySpec) -> ValidationOrder:
-    table, cfg = EpisodeTable.read(job.episodes, "validation"), job.cfg
-    return ValidationOrder(
-        _samples(job, table, dataset, processor, spec),
-        seed=cfg.seed,
-        num_samples=cfg.train.validation_samples,
-        num_times=cfg.train.validation_times,
-    )
 
 
 def identify(cfg: JobConfig, *, dataset: Path, episodes: Path, norm_stats: Path, features: Path) -> Identity:

@@ -1,11 +1,12 @@
 """The training loop: one worker's run from its state to the finished bundle, readable top to bottom.
 
 It knows a `Context` (rank, device, sums) and nothing else about where it runs. A step is a pure function of the state
-and the step number: batches, noise and dropout are keyed, so a resume is exact.
+and the step number: batches, noise and dropout are keyed, so a resume is exact, and batches may be made ahead.
 """
 
 import math
 import time
+from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Literal
@@ -22,11 +23,15 @@ from vla.models.policy import Batch, FlowLoss
 from vla.tracking.journal import Journal
 from vla.training import checkpoint
 from vla.training.distributed import Context, without_sync
-from vla.training.job import Job, Parts
+from vla.training.feed import Feed
+from vla.training.job import Job
 from vla.training.optim import learning_rate, set_learning_rate
+from vla.training.parts import Parts
 from vla.training.state import TrainState, weights_for_bundle
 
 Outcome = Literal["done", "preempted"]
+NAMED = 4
+"""Samples that a message names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +43,7 @@ class Step:
     grad_norm: float
     """Before clipping."""
     data_seconds: float
-    """Spent making this rank's batches."""
+    """Spent waiting for this rank's batches."""
     seconds: float
     """Spent on all of it."""
     stop: bool
@@ -78,8 +83,9 @@ def train(job: Job, context: Context) -> Outcome:
     with directory.hold("writer") if context.is_writer else nullcontext():
         context.sum([0.0])  # nobody reads the state before the writer holds it
         worker = Worker.start(job, context)
-        worker.resume()
-        outcome = worker.run()
+        with worker.feed:
+            worker.resume()
+            outcome = worker.run()
         if outcome == "done" and context.is_writer:
             worker.finish()
         if worker.journal is not None:
@@ -98,28 +104,26 @@ class Worker:
     state: TrainState
     module: nn.Module
     """The policy as wrapped for this world size; its forward exchanges gradients."""
+    feed: Feed
     interval: Interval
     journal: Journal | None
     """Open in the writer only."""
 
     @classmethod
     def start(cls, job: Job, context: Context) -> "Worker":
-        """Build everything, and let DDP settle its buckets before any state that counts is loaded."""
-        parts = Parts.build(job)
+        """Build everything as it is before the first step."""
+        cfg, parts = job.cfg, Parts.build(job)
         policy = parts.policy.to(context.device).train()
-        state = TrainState.fresh(policy, job.cfg.train)
-        worker = cls(job, context, parts, state, context.wrap(policy), Interval(), None)
-        # DDP rebuilds its buckets after the first backward pass, which changes the order of its sums: from here on
-        # a fresh start and a resume add in the same order.
-        for _ in range(2):
-            worker._backward(step=0)
-        policy.zero_grad(set_to_none=True)
-        return worker
+        state = TrainState.fresh(policy, cfg.train)
+        micro_batch, ahead = cfg.execution.micro_batch, cfg.execution.prefetch
+        feed = Feed(parts.training, context, micro_batch=micro_batch, ahead=ahead, steps=cfg.train.steps)
+        return cls(job, context, parts, state, context.wrap(policy), feed, Interval(), None)
 
     def resume(self) -> None:
         """Take over the newest checkpoint, the same on every rank."""
         folder = self.job.state_directory.checkpoints
         step = self.context.from_writer(checkpoint.last_step(folder))
+        self.settle(step)
         if step:
             found = checkpoint.load(checkpoint.path_of(folder, step))
             self.state.load(found.tensors, step=step, where=str(found.path))
@@ -127,6 +131,18 @@ class Worker:
         if self.context.is_writer:
             self.journal = Journal(self.job.state_directory.journal)
             self.journal.truncate_after(step)
+
+    def settle(self, step: int) -> None:
+        """Let DDP settle its buckets on the batch of a step, before any state that counts is loaded.
+
+        It rebuilds them after the first backward pass, which changes the order of its sums: from here on a fresh start
+        and a resume add in the same order.
+        """
+        batches = list(self.feed.batches(step))
+        check_ranks_differ(self.context, batches)
+        for _ in range(2):
+            self._backward(step, batches)
+        self.state.policy.zero_grad(set_to_none=True)
 
     def run(self) -> Outcome:
         """Take steps until the last one, or until a rank was asked to stop."""
@@ -137,7 +153,7 @@ class Worker:
             step, last = self.state.step, self.state.step == cfg.steps
             if step % every.log_every == 0 or last:
                 rate = learning_rate(step - 1, total_steps=cfg.steps, cfg=cfg.optimizer)
-                self.record(step, {**self.interval.metrics(batch_size=cfg.batch_size), "lr": rate})
+                self.record(step, {**self.interval.metrics(batch_size=cfg.batch_size), **self.loader(), "lr": rate})
                 self.interval = Interval()
             if step % every.validate_every == 0 or last:
                 self.record(step, self.validate())
@@ -151,41 +167,40 @@ class Worker:
 
     def take_step(self) -> Step:
         """One optimizer step."""
-        cfg, state, started = self.job.cfg.train, self.state, time.perf_counter()
-        share, data_seconds, uids = self._backward(state.step)
+        cfg, state, started, waited = self.job.cfg.train, self.state, time.perf_counter(), self.feed.waited
+        share = self._backward(state.step, self.feed.batches(state.step))
         loss, stop = self.context.sum([share, float(self.context.wants_stop())])
         grad_norm = float(nn.utils.clip_grad_norm_(state.policy.parameters(), cfg.optimizer.clip_norm))
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
             raise DataError(
                 f"train: expected a finite loss and gradient, found {loss} and {grad_norm} at step {state.step + 1} on "
-                f"samples {uids[:8]}. Lower train.optimizer.lr, or look for outliers in the report of validate."
+                f"{self.feed.names(state.step, NAMED)} and others. Lower train.optimizer.lr, or look for outliers in "
+                f"the report of validate."
             )
         set_learning_rate(state.optimizer, learning_rate(state.step, total_steps=cfg.steps, cfg=cfg.optimizer))
         state.optimizer.step()
         state.optimizer.zero_grad(set_to_none=True)
         state.step += 1
         state.ema.update(state.parameters(), step=state.step)
-        return Step(loss, grad_norm, data_seconds, time.perf_counter() - started, bool(stop))
+        return Step(loss, grad_norm, self.feed.waited - waited, time.perf_counter() - started, bool(stop))
 
-    def _backward(self, step: int) -> tuple[float, float, list[int]]:
-        """Add up the gradients of one step; returns this rank's share of the loss, data seconds and sample uids."""
-        cfg, context = self.job.cfg, self.context
-        size = cfg.train.batch_size // context.world_size
-        begin, end = context.rank * size, (context.rank + 1) * size
-        loss, data_seconds, uids = 0.0, 0.0, []
-        for micro, first in enumerate(range(begin, end, cfg.execution.micro_batch)):
-            last = min(first + cfg.execution.micro_batch, end)
-            started = time.perf_counter()
-            batch = self.parts.training.batch(step, first, last).to(context.device)
-            data_seconds += time.perf_counter() - started
-            torch.manual_seed(int(keyed.words(cfg.seed, "dropout", step, micro, context.rank, count=1)[0] >> 1))
-            with without_sync(self.module) if last < end else nullcontext():
+    def _backward(self, step: int, batches: Iterable[Batch]) -> float:
+        """Add up the gradients of one step's micro-batches; returns this rank's share of the loss."""
+        seed, context, loss = self.job.cfg.seed, self.context, 0.0
+        for micro, on_cpu in enumerate(batches):
+            batch = on_cpu.to(context.device)
+            torch.manual_seed(int(keyed.words(seed, "dropout", step, micro, context.rank, count=1)[0] >> 1))
+            with without_sync(self.module) if micro + 1 < len(self.feed.slices) else nullcontext():
                 error = weighted_error(self.module(batch), batch)
                 # DDP averages over ranks; the factor makes that average the sum over the whole batch.
                 (error * context.world_size).backward()
             loss += error.item()
-            uids += batch.sample_uid_B.tolist()
-        return loss, data_seconds, uids
+        return loss
+
+    def loader(self) -> dict[str, float]:
+        """How fast batches are made, whether or not training waits for them."""
+        rate = self.feed.samples_per_s()
+        return {} if rate is None else {"loader_samples_per_s": rate}
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
@@ -242,6 +257,14 @@ class Worker:
         parameters = sum(value.numel() for value in self.state.parameters().values())
         summary = {"steps": self.state.step, "parameters": parameters, "samples": len(parts.training.samples)}
         artifacts.write_json(directory.done, {**summary, "bundle_digest": digest})
+
+
+def check_ranks_differ(context: Context, batches: Iterable[Batch]) -> None:
+    """Compare the noise of the first batches: ranks that share it would count the same samples several times over."""
+    noise = [0.0] * context.world_size
+    noise[context.rank] = sum(float(batch.noise_BPHA.double().sum()) for batch in batches)
+    if len(set(context.sum(noise))) < context.world_size:
+        raise AssertionError(f"expected noise that differs between ranks, found {noise[context.rank]} on several")
 
 
 def weighted_error(loss: FlowLoss, batch: Batch) -> torch.Tensor:

@@ -26,6 +26,7 @@ from vla.tracking.journal import read as read_journal
 from vla.tracking.store import DatasetRecord
 from vla.tracking.tracker import Tracker, TrackingConfig
 from vla.training import checkpoint, distributed, job, launch, loop, progress
+from vla.training.headroom import Headroom
 from vla.training.job import Job, JobConfig
 from vla.training.state_directory import StateDirectory
 
@@ -176,7 +177,11 @@ def export(made: Job, tracker: Tracker, *, policy: Path, training: Path, metrics
         writer.writeheader()
         writer.writerows(curve)
     last = {name: value for row in rows for name, value in row.metrics.items()}
-    summary = {name: last[name] for name in ("loss", "validation_loss") if name in last}
+    summary: dict[str, float] = {name: last[name] for name in ("loss", "validation_loss") if name in last}
+    headroom = Headroom.of(rows)
+    if headroom is not None:
+        log.info("%s", headroom)
+        summary |= {"loader_samples_per_s": headroom.delivered, "loader_headroom": headroom.ratio}
     artifacts.write_json(metrics, {**directory.summary(), **summary, "seconds": rows[-1].seconds})
     if tracker.run_id:
         reports.announce_run("train", tracker.run_id)

@@ -1,0 +1,77 @@
+"""Episode tables and samples of array datasets, for tests of everything that loads them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from batches import a_spec
+from builders import ArrayDataset, make_episode
+from bundles import statistics
+
+from vla import keyed
+from vla.augmentation import AugmentConfig
+from vla.data.episodes import EpisodeTable
+from vla.data.samples import Samples
+from vla.normalization import NormalizationConfig, NormStats
+from vla.terms import PolicySpec
+from vla.transforms import Processor, Tokenize, TransformsConfig
+
+LENGTHS = (5, 7, 4)
+TEXTS = ("open the drawer", "close the drawer", "open the drawer")
+
+
+def a_table(
+    lengths: Sequence[int] = LENGTHS,
+    *,
+    blocks: Sequence[list[int] | None] | None = None,
+    sources: Sequence[str] | None = None,
+    supervised: Sequence[int] | None = None,
+) -> EpisodeTable:
+    """Episodes 0, 1, ... of the given lengths, with the instructions of TEXTS in turn; one source unless named."""
+    count = len(lengths)
+    names = list(sources or ["arrays"] * count)
+    texts = [TEXTS[row % len(TEXTS)] for row in range(count)]
+    known, instructions = sorted(set(names)), sorted(set(texts))
+    return EpisodeTable(
+        episode_id_E=np.arange(count),
+        uid_E=np.array([keyed.uid("arrays", row) for row in range(count)]),
+        length_E=np.array(lengths),
+        supervised_E=np.array(supervised or lengths),
+        sources=tuple(known),
+        source_E=np.array([known.index(name) for name in names]),
+        blocks=None if blocks is None else pa.chunked_array([pa.array(blocks, pa.list_(pa.int32()))]),
+        instructions=tuple(instructions),
+        instruction_E=np.array([instructions.index(text) for text in texts]),
+        digest="0",
+    )
+
+
+def a_dataset(lengths: Sequence[int] = LENGTHS, *, seed: int = 0) -> ArrayDataset:
+    """Noise in the episodes of `a_table`."""
+    return ArrayDataset([make_episode(n, seed=seed + row) for row, n in enumerate(lengths)])
+
+
+def a_processor(**changes: Any) -> Processor:
+    """For `a_dataset`, to images of 8 x 16 pixels."""
+    settings: dict[str, Any] = {
+        "image_size": (8, 16),
+        "max_tokens": 4,
+        "normalization": NormalizationConfig(state="mean_std", actions="min_max"),
+        "augment": AugmentConfig(shift_px=2),
+    }
+    cfg = TransformsConfig(**{**settings, **changes})
+    stats = NormStats(statistics(3), statistics(2), {})
+    return Processor.make(cfg, ("front", "wrist"), stats, Tokenize.train(TEXTS, 4))
+
+
+def a_loader_spec(**changes: Any) -> PolicySpec:
+    """The spec of a policy for `a_dataset`: chunks of 3 actions unless changed."""
+    sizes = {"views": ("front", "wrist"), "image_size": (8, 16), "state_dim": 3, "action_dim": 2}
+    return a_spec(**{"horizon": 3, **sizes, **changes})
+
+
+def some_samples(table: EpisodeTable | None = None, *, supervise_padded: bool = False, **spec: Any) -> Samples:
+    """The samples of a table."""
+    made = a_loader_spec(**spec)
+    return Samples.make(table or a_table(), made, a_processor(), supervise_padded=supervise_padded)

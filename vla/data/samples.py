@@ -1,0 +1,138 @@
+"""What the samples of a split are, and the recorded numbers that they are made of.
+
+Numbers are kept as recorded and normalised when a sample is made: delta actions need the state at the start of their
+chunk. A sample's frames are in vla/data/frames.py.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int64, UInt8
+
+from vla.data.episodes import FOREVER, EpisodeTable
+from vla.data.windows import Window, Windows
+from vla.errors import DataError
+from vla.formats import Recordings
+from vla.terms import PolicySpec, Steps
+from vla.transforms import Processor
+
+Indices = Int64[np.ndarray, "B"]
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """The numeric part of B samples, in normalised space."""
+
+    state_BTS: Float32[np.ndarray, "B T S"]
+    actions_BPHA: Float32[np.ndarray, "B P H A"]
+    time_BT: Float32[np.ndarray, "B T"]
+
+    def take(self, rows: Indices | slice) -> "Numbers":
+        return Numbers(self.state_BTS[rows], self.actions_BPHA[rows], self.time_BT[rows])
+
+    @classmethod
+    def join(cls, parts: list["Numbers"]) -> Self:
+        """The samples of all parts, one after the other."""
+        return cls(
+            np.concatenate([part.state_BTS for part in parts]),
+            np.concatenate([part.actions_BPHA for part in parts]),
+            np.concatenate([part.time_BT for part in parts]),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What is recorded of B samples; the pixels are the receiver's own."""
+
+    numbers: Numbers
+    pixels_BTVCYX: UInt8[np.ndarray, "B T V C Y X"]
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """The samples of a split: one per step, in dataset order. Memory is proportional to episodes."""
+
+    table: EpisodeTable
+    windows: Windows
+    processor: Processor
+    tokens_IL: Int64[np.ndarray, "I L"]
+    """Per distinct instruction."""
+    token_is_pad_IL: Bool[np.ndarray, "I L"]
+
+    @classmethod
+    def make(cls, table: EpisodeTable, spec: PolicySpec, processor: Processor, *, supervise_padded: bool) -> Self:
+        """`supervise_padded`: the repeated actions after the end of an episode count like any other."""
+        supervised_E = np.full(len(table), FOREVER) if supervise_padded else table.supervised_E
+        ids, pads = zip(*(processor.tokenize(text) for text in table.instructions), strict=True)
+        windows = Windows.make(table.length_E, supervised_E, spec)
+        return cls(table, windows, processor, np.stack(ids), np.stack(pads))
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def chunk_weight(self, sample_B: Indices) -> float:
+        """Sum of the weights of the given samples' chunks, without reading them."""
+        weight_BPH = self.windows.window(*self.windows.locate(sample_B)).weight_BPH
+        return float(weight_BPH.sum(dtype=np.float64)) * self.windows.spec.action_dim
+
+    def sample_uid(self, sample_B: Indices) -> Indices:
+        """Identity of each sample: its episode's uid plus its step, wrapped to 64 bits."""
+        episode, step = self.windows.locate(sample_B)
+        return self.table.uid_E[episode] + step
+
+    def observed(self, sample_B: Indices) -> Int64[np.ndarray, "B T"]:
+        """The steps that each sample observes, as samples of those steps."""
+        episode, step = self.windows.locate(sample_B)
+        return self.windows.start(episode)[:, None] + self.windows.window(episode, step).observed_BT
+
+    def numbers(self, recorded: Steps, window: Window, first_B: Indices | int) -> Numbers:
+        """Gather and normalise; `first_B` is the row of `recorded` with the first step of each sample's episode."""
+        first_B1 = np.asarray(first_B).reshape(-1, 1)
+        rows_BT = first_B1 + window.observed_BT
+        state_BTS = recorded.state_TS[rows_BT]
+        actions_BPHA = recorded.actions_TA[first_B1[:, :, None] + window.actions_BPH]
+        predicted = window.actions_BPH.shape[1]
+        return Numbers(
+            state_BTS=self.processor.state.forward(state_BTS),
+            actions_BPHA=self.processor.normalise_actions(actions_BPHA, state_BTS[:, -predicted:]),
+            time_BT=recorded.timestamp_T[rows_BT].astype(np.float32),
+        )
+
+
+def read_steps(samples: Samples, dataset: Recordings, episode: int) -> Steps:
+    """The numeric columns of an episode (row of the table); raises DataError when its length has changed."""
+    number, expected = int(samples.table.episode_id_E[episode]), samples.table.length_E[episode]
+    steps = dataset.steps(number)
+    if len(steps) != expected:
+        raise DataError(f"episode {number}: expected {expected} steps, found {len(steps)}. Run 'dvc repro validate'.")
+    return steps
+
+
+def read_all_steps(samples: Samples, dataset: Recordings) -> Steps:
+    """The numeric columns of all episodes, one after the other."""
+    steps = [read_steps(samples, dataset, episode) for episode in range(len(samples.table))]
+    return Steps(
+        timestamp_T=np.concatenate([item.timestamp_T for item in steps]),
+        state_TS=np.concatenate([item.state_TS for item in steps]),
+        actions_TA=np.concatenate([item.actions_TA for item in steps]),
+    )
+
+
+def read_numbers(samples: Samples, dataset: Recordings, sample_B: Indices) -> Numbers:
+    """The numbers of the given samples, read episode by episode, with one episode in memory at a time."""
+    order = np.argsort(sample_B, kind="stable")
+    episode_B, step_B = samples.windows.locate(sample_B[order])
+    parts = []
+    for begin, end in runs(episode_B):
+        steps = read_steps(samples, dataset, int(episode_B[begin]))
+        window = samples.windows.window(episode_B[begin:end], step_B[begin:end])
+        parts.append(samples.numbers(steps, window, 0))
+    return Numbers.join(parts).take(np.argsort(order, kind="stable"))
+
+
+def runs(values_N: Int64[np.ndarray, "N"]) -> Iterator[tuple[int, int]]:
+    """The longest ranges [begin, end) of equal values."""
+    begins = np.flatnonzero(np.diff(values_N, prepend=values_N[:1] - 1))
+    yield from zip(begins.tolist(), [*begins[1:].tolist(), len(values_N)], strict=True)

@@ -1,0 +1,61 @@
+"""One worker's micro-batches, made ahead in the background, and how long training waits for them."""
+
+import time
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Self
+
+from vla.data.loader import TrainingOrder
+from vla.data.prefetch import Prefetch
+from vla.models.policy import Batch
+from vla.training.distributed import Context
+
+
+class Feed:
+    """The places of every step's batch that belong to one rank, in micro-batches."""
+
+    def __init__(self, order: TrainingOrder, context: Context, *, micro_batch: int, ahead: int, steps: int) -> None:
+        """`ahead`: micro-batches that are made before they are needed; `steps`: those of the whole training."""
+        size = order.batch_size // context.world_size
+        begin, end = context.rank * size, (context.rank + 1) * size
+        self._order, self._world_size = order, context.world_size
+        self.slices = [(first, min(first + micro_batch, end)) for first in range(begin, end, micro_batch)]
+        """Places of each micro-batch in its step's batch."""
+        self._prefetch = Prefetch(self._make, ahead=ahead, end=steps * len(self.slices))
+        self._counted = (0, 0.0)
+        self.waited = 0.0
+        """Seconds that `batches` has waited for a batch."""
+
+    def batches(self, step: int) -> Iterator[Batch]:
+        """The micro-batches of a step, on the CPU; steps are best asked for in ascending order."""
+        for micro in range(len(self.slices)):
+            started = time.perf_counter()
+            batch = self._prefetch.get(step * len(self.slices) + micro)
+            self.waited += time.perf_counter() - started
+            yield batch
+
+    def names(self, step: int, count: int) -> str:
+        """The first samples of a step, for a person."""
+        first = self.slices[0][0]
+        return ", ".join(self._order.names(step, first, min(first + count, self.slices[-1][1])))
+
+    def samples_per_s(self) -> float | None:
+        """Samples that all ranks make in a second of making them, since the last call; None when they made none."""
+        made, seconds = self._order.made, self._order.seconds
+        counted, self._counted = self._counted, (made, seconds)
+        if made == counted[0] or seconds == counted[1]:
+            return None
+        return self._world_size * (made - counted[0]) / (seconds - counted[1])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._prefetch.close()
+        self._order.close()
+
+    def _make(self, number: int) -> Batch:
+        step, micro = divmod(number, len(self.slices))
+        return self._order.batch(step, *self.slices[micro])

@@ -1,0 +1,143 @@
+"""What a worker builds from a job: the policy as initialised, and the batches that it trains and is measured on."""
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+
+from vla import artifacts, keyed
+from vla.data.episodes import EpisodeTable
+from vla.data.frames import Frames
+from vla.data.lanes import Lanes
+from vla.data.loader import Resident, TrainingOrder, ValidationOrder, held_out
+from vla.data.manifest import Manifest
+from vla.data.order import BlocksOrder, FullOrder
+from vla.data.samples import Samples, read_numbers
+from vla.data.sources import open_dataset
+from vla.errors import DataError
+from vla.formats import Recordings
+from vla.models import bundle
+from vla.models.bundle import BundleConfig
+from vla.models.policy import FrozenEncoder, Policy
+from vla.normalization import NormStats, Statistics
+from vla.terms import PolicySpec
+from vla.training.job import Job
+from vla.transforms import Processor, Tokenize
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a worker builds from a job."""
+
+    bundle_config: BundleConfig
+    norm_stats: NormStats
+    tokenize: Tokenize
+    spec: PolicySpec
+    policy: Policy[Any]
+    training: TrainingOrder
+    validation: ValidationOrder
+
+    @classmethod
+    def build(cls, job: Job) -> Self:
+        """Read the data and initialise the policy; raises the user's errors before anything is trained."""
+        cfg = job.cfg
+        dataset = open_dataset(cfg.data, job.dataset)
+        stats = read_norm_stats(job.norm_stats, dataset)
+        table = EpisodeTable.read(job.episodes, "train")
+        tokenize = Tokenize.train(table.instructions, cfg.transforms.max_tokens)
+        config = BundleConfig(
+            data_name=cfg.data.name,
+            fps=dataset.schema.fps,
+            state_names=dataset.schema.state_names,
+            action_names=dataset.schema.action_names,
+            views=tuple(cfg.data.columns.views),
+            transforms=cfg.transforms,
+            policy=cfg.policy,
+        )
+        module, policy_config = bundle.parse_policy(cfg.policy, where="params.yaml: policy")
+        spec = module.make_spec(policy_config, bundle.make_interface(config, tokenize))
+        policy = initial_policy(partial(module.build, policy_config, spec), seed=cfg.seed)
+        processor = Processor.make(cfg.transforms, config.views, stats, tokenize)
+        held_out = EpisodeTable.read(job.episodes, "validation")
+        train, validation = (
+            Samples.make(split, spec, processor, supervise_padded=cfg.train.supervise_padded)
+            for split in (table, held_out)
+        )
+        training = training_order(job, train, dataset)
+        return cls(config, stats, tokenize, spec, policy, training, validation_order(job, validation, dataset))
+
+
+def training_order(job: Job, samples: Samples, dataset: Recordings) -> TrainingOrder:
+    """The batches of the job's order; raises ConfigError where they do not fit into `execution.cache_bytes`."""
+    cfg, execution = job.cfg.train, job.cfg.execution
+    given = {name: source.weight for name, source in job.cfg.data.sources.items()}
+    weights = {name: weight for name, weight in given.items() if weight is not None}
+    common = {"seed": job.cfg.seed, "batch_size": cfg.batch_size}
+    if cfg.order == "full":
+        order = FullOrder(samples.table, weights=weights, **common)
+        frames = _open_frames(job, samples, dataset)
+        supply: Resident | Lanes = Resident.read(order, samples, dataset, frames)
+        return TrainingOrder(samples, order, supply, augment=job.cfg.transforms.augment, **common)
+    blocks = BlocksOrder(samples.table, weights=weights, buffer_steps=cfg.buffer_steps, **common)
+    datasets = copies(dataset, execution.decode_threads)
+    lanes = Lanes(blocks, samples, datasets, limit_bytes=execution.cache_bytes)
+    return TrainingOrder(samples, blocks, lanes, augment=job.cfg.transforms.augment, **common)
+
+
+def validation_order(job: Job, samples: Samples, dataset: Recordings) -> ValidationOrder:
+    """The held-out samples of the validation loss; only what they observe is decoded."""
+    chosen = held_out(samples, job.cfg.train.validation_samples)
+    return ValidationOrder(
+        samples,
+        chosen,
+        numbers=read_numbers(samples, dataset, chosen),
+        frames=_open_frames(job, samples, dataset, np.unique(samples.observed(chosen))),
+        seed=job.cfg.seed,
+        num_times=job.cfg.train.validation_times,
+    )
+
+
+def copies(dataset: Recordings, count: int) -> Sequence[Recordings]:
+    """The dataset and copies of it with nothing open: a thread needs its own."""
+    return [dataset, *(copy.deepcopy(dataset) for _ in range(count - 1))]
+
+
+def initial_policy(build: Callable[[], tuple[Policy[Any], FrozenEncoder | None]], *, seed: int) -> Policy[Any]:
+    """The policy with weights that depend on the seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(keyed.words(seed, "init", count=1)[0] >> 1))
+        policy, _ = build()
+    return policy
+
+
+def read_norm_stats(path: Path, dataset: Recordings) -> NormStats:
+    """The statistics, after comparing their dimensions with the dataset's."""
+    stats, schema = NormStats.read(path), dataset.schema
+    expected: list[tuple[str, Statistics, int]] = [
+        ("state", stats.state, schema.state_dim),
+        ("actions", stats.actions, schema.action_dim),
+    ]
+    for quantity, values, dims in expected:
+        if len(values.mean) != dims:
+            raise DataError(
+                f"{path}: {quantity}: expected {dims} dimensions as in {schema.name}, found {len(values.mean)}. "
+                f"Run 'dvc repro norm_stats'."
+            )
+    return stats
+
+
+def _open_frames(job: Job, samples: Samples, dataset: Recordings, step_N: np.ndarray | None = None) -> Frames:
+    columns = {name: source.columns.plain() for name, source in job.cfg.data.sources.items()}
+    return Frames.open(
+        job.frames,
+        samples,
+        dataset,
+        identity=artifacts.digest_of_value([Manifest.read(job.dataset).digest, columns, job.code]),
+        limit_bytes=job.cfg.execution.cache_bytes,
+        step_N=step_N,
+    )
