@@ -308,6 +308,15 @@ def test_what_may_be_secret_in_a_url_is_not_kept() -> None:
     assert public("https://host.example:8/a/b.zip?token=secret#x") == "https://host.example:8/a/b.zip"
 
 
+def test_what_may_be_secret_in_a_url_is_not_logged(
+    tmp_path: Path, site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    closed = site.url.rpartition(":")[0] + ":1"
+    with pytest.raises(DataError, match="found the connection broken 5 times") as caught:
+        download.run(config(url=f"{closed}/a.zip?token=secret", sha256="0" * 64), dataset=tmp_path / "dataset")
+    assert "secret" not in str(caught.value) + caplog.text
+
+
 @pytest.mark.parametrize(
     ("url", "message"),
     [

@@ -114,7 +114,11 @@ class HttpReader:
                     yield offset, piece
                     offset += len(piece)
         except requests.RequestException as error:
-            raise Interrupted(f"{type(error).__name__}: {error}") from None
+            raise Interrupted(f"{type(error).__name__}: {self._without_query(str(error))}") from None
+
+    def _without_query(self, text: str) -> str:
+        """The library's messages repeat the address, whose query may be secret."""
+        return text.replace(self._url.query, "...") if self._url.query else text
 
 
 def _refused(address: str, answer: requests.Response) -> str:
@@ -138,7 +142,9 @@ class FileSystemReader:
                 f"{where}.url: expected a package for {scheme}: URLs, found none ({error}). Run: {advice}."
             ) from None
         except ValueError as error:
-            raise ConfigError(f"{where}.url: expected a URL that fsspec knows, found {url!r} ({error}).") from None
+            raise ConfigError(
+                f"{where}.url: expected a URL that fsspec knows, found {public(url)!r} ({error})."
+            ) from None
         self._base = self._base.rstrip("/")
         own = OWN_ERRORS.get(EXTRAS.get(scheme, ""), ())
         self._errors: tuple[type[Exception], ...] = (OSError, *(_imported(dotted) for dotted in own))
