@@ -227,6 +227,7 @@ def test_an_empty_or_missing_place_is_an_error(tmp_path: Path) -> None:
 @pytest.fixture
 def store(written: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     """The dataset in an S3 store, in the bucket `lab`."""
+    pytest.importorskip("s3fs")
     with serving(BucketHandler) as site:
         site.files = {f"/lab/reach/{name}": content for name, content in written.items()}
         monkeypatch.setenv("AWS_ENDPOINT_URL", site.url)
