@@ -120,6 +120,7 @@ def test_ranges_of_other_dimensions_are_an_error_and_none_are_none(root: Path) -
     change_lines(root, "episodes_stats", lambda line: {**line, "stats": {"action": {"min": ["a"], "max": [1]}}})
     with pytest.raises(DataError, match=r"stats\.jsonl: episode 0: expected lists of numbers min and max"):
         opened(root).recorded_ranges(1)
+    assert Path("meta/episodes_stats.jsonl") in opened(root).metadata_files()
     (root / "meta/episodes_stats.jsonl").unlink()
     assert opened(root).recorded_ranges(1) == {}
     assert Path("meta/episodes_stats.jsonl") not in opened(root).metadata_files()

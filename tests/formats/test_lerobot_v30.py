@@ -277,12 +277,12 @@ def change_tasks(root: Path, tasks: list[list[str]]) -> None:
 
 
 def test_a_column_of_the_data_resolves_several_tasks(root: Path) -> None:
-    change_tasks(root, [["open the drawer"], list(TASKS.values()), ["open the drawer"]])
+    change_tasks(root, [["open the drawer"], list(TASKS.values()), ["close the faucet"]])
     with pytest.raises(DataError, match=r"episode 1: expected one task, .*data\.columns\.instruction .* task_index\)"):
         opened(root).episodes()
     assert len(opened(root).steps(1)) == 5, "all but the instructions can be read"
     texts = opened(root, COLUMNS.model_copy(update={"instruction": "task_index"})).episodes()["instruction"]
-    assert texts.to_pylist() == [*TASKS.values(), "open the drawer"]
+    assert texts.to_pylist() == [*TASKS.values(), "close the faucet"], "the data are asked about episode 1 alone"
 
 
 def test_a_column_of_text_is_read_at_the_first_row_of_each_episode(root: Path) -> None:
