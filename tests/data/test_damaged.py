@@ -231,7 +231,8 @@ def test_an_episode_with_damage_is_quarantined_alone_and_by_name(name, tmp_path)
 
 def surplus(root: Path) -> None:
     shutil.copy(root / ROWS, root / "data/chunk-000/episode_000077.parquet")
-    (root / "data/.cache").write_text("hidden files are nobody's business")
+    shutil.copy(root / ROWS, root / "data/.hidden.parquet")
+    (root / "data/LICENSE").write_text("not a kind of file that holds episodes")
 
 
 def repeated(root: Path) -> None:

@@ -126,13 +126,15 @@ def files(listing: Listing) -> Iterator[str]:
         yield f"expected the manifest to list every data file, missing {some(unlisted)}: run 'dvc repro -f -s download'"
 
 
-@check(CHECKS, "every file beside the episodes' belongs to one of them", level="warning")
+@check(CHECKS, "every file of the kinds that hold episodes belongs to one", level="warning")
 def surplus_files(listing: Listing) -> Iterator[str]:
     patterns = listing.source.dataset.data_folders()
     there = {name for pattern in patterns for name in _files_below(listing.root, pattern)}
     # The manifest lists no file of an episode that is left out: where such files are may be known by name alone.
     names = {Path(name).name for name in listing.all_files - listing.files}
-    if surplus := sorted(name for name in there - listing.all_files if Path(name).name not in names):
+    kinds = {Path(name).suffix for name in listing.all_files}
+    unknown = [Path(name) for name in sorted(there - listing.all_files)]
+    if surplus := [path.as_posix() for path in unknown if path.suffix in kinds and path.name not in names]:
         yield f"expected files of its {len(listing.all_episodes)} episodes only, found {some(surplus)} of none"
 
 
