@@ -1,10 +1,12 @@
 """Episode tables and samples of array datasets, for tests of everything that loads them."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import tables
 from batches import a_spec
 from builders import ArrayDataset, make_episode
 from bundles import statistics
@@ -29,21 +31,12 @@ def a_table(
     supervised: Sequence[int] | None = None,
 ) -> EpisodeTable:
     """Episodes 0, 1, ... of the given lengths, with the instructions of TEXTS in turn; one source unless named."""
-    count = len(lengths)
-    names = list(sources or ["arrays"] * count)
-    texts = [TEXTS[row % len(TEXTS)] for row in range(count)]
-    known, instructions = sorted(set(names)), sorted(set(texts))
-    return EpisodeTable(
-        episode_id_E=np.arange(count),
-        uid_E=np.array([keyed.uid("arrays", row) for row in range(count)]),
-        length_E=np.array(lengths),
+    texts = [TEXTS[row % len(TEXTS)] for row in range(len(lengths))]
+    return replace(
+        tables.a_table(lengths, sources=sources, instructions=texts),
+        uid_E=np.array([keyed.uid("arrays", row) for row in range(len(lengths))]),
         supervised_E=np.array(supervised or lengths),
-        sources=tuple(known),
-        source_E=np.array([known.index(name) for name in names]),
         blocks=None if blocks is None else pa.chunked_array([pa.array(blocks, pa.list_(pa.int32()))]),
-        instructions=tuple(instructions),
-        instruction_E=np.array([instructions.index(text) for text in texts]),
-        digest="0",
     )
 
 
