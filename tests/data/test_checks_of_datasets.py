@@ -206,3 +206,11 @@ def test_repeated_contents_are_grouped(contents):
     survey.episode_ids.extend(range(len(contents)))
     expected = [[i for i, c in enumerate(contents) if c == letter] for letter in dict.fromkeys(contents)]
     assert list(survey.repeated()) == [group for group in expected if len(group) > 1]
+
+
+def test_pictures_of_large_cameras_are_kept_small():
+    images = {"front": np.random.default_rng(0).integers(0, 256, (3, 500, 700, 3), dtype=np.uint8)}
+    survey = inspected(make_sources(ArrayDataset([make_episode(3, images=images)]))).survey
+    [views] = survey.pictures.values()
+    assert [picture.shape for picture in views["front"]] == [(167, 234, 3)] * 2
+    assert np.array_equal(views["front"][1], images["front"][2, ::3, ::3])

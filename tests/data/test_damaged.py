@@ -281,7 +281,7 @@ def test_a_copied_episode_is_named_with_its_twin(tmp_path):
 def test_wrong_totals_stop_the_run(tmp_path, old, new, message):
     outcome = damaged(tmp_path, "lerobot_v21", edited("meta/info.json", old, new))
     assert f"totals: {message}" in outcome.stopped
-    assert "Open " in outcome.stopped
+    assert "Mend what these checks found, or name them in validate.warn_only. Open " in outcome.stopped
     assert outcome.record["status"] == "failed"
     assert damaged(tmp_path / "again", "lerobot_v21", edited("meta/info.json", old, new), warn_only=["totals"]).lines
 

@@ -236,7 +236,7 @@ def test_what_is_not_checked_is_said_in_plain_words(sound, tmp_path):
     _, validation, report = run(sound, tmp_path, frames="none", skip=["timestamps", "files", "surplus_files"])
     record = json.loads(validation.read_text())
     lines = [
-        "pictures: no frame was decoded (validate.frames is none)",
+        "pictures: no frame was decoded and no video was opened (validate.frames is none)",
         "timestamps: timestamps begin near 0 and advance by 1 / fps (validate.skip names it)",
         "files: every file that holds episodes is listed in the manifest (validate.skip names it)",
         "black_view: no view is black for a whole episode (validate.frames is none)",

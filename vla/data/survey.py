@@ -20,8 +20,8 @@ from vla.data.recording import Picture, Recording
 from vla.terms import DatasetSchema, Steps
 
 PLOTTED_STEPS = 100_000
-PICTURED = 12
-"""Instructions of which pictures are kept."""
+PICTURED, PICTURE_SIDE = 12, 320
+"""Instructions of which pictures are kept, and the size in pixels to which these are about reduced."""
 UNKNOWN = -1
 """Count of the blocks of an episode whose images were not looked at."""
 
@@ -137,7 +137,7 @@ class Survey:
         self.block_starts.extend([] if recording.blocks_K is None else recording.blocks_K.tolist())
         key = (recording.schema.name, recording.instruction)
         if recording.views and key not in self.pictures and len(self.pictures) < PICTURED:
-            self.pictures[key] = {name: view.ends for name, view in recording.views.items()}
+            self.pictures[key] = {name: tuple(map(_reduced, view.ends)) for name, view in recording.views.items()}
 
     def repeated(self) -> Iterator[Sequence[int]]:
         """The ids of episodes of equal contents, where there are several."""
@@ -148,6 +148,11 @@ class Survey:
         for start, stop in pairwise(edges.tolist()):
             if stop - start > 1:
                 yield ids_E[start:stop].tolist()
+
+
+def _reduced(picture: Picture) -> Picture:
+    every = -(-max(picture.shape) // PICTURE_SIDE)
+    return picture[::every, ::every].copy()
 
 
 def digest_of(steps: Steps) -> str:

@@ -166,7 +166,13 @@ def _rows(table: pa.Table) -> Iterator[dict[str, Any]]:
 def find_problem(inspection: Inspection, table: pa.Table, cfg: ValidateConfig, *, dataset: Path) -> str:
     """Why the run has to stop, in the words of an error message; empty when it need not."""
     if faults := inspection.dataset_faults:
-        return f"{dataset}: expected a sound dataset, found {'; '.join(str(fault) for fault in faults)}."
+        essential = {check.name for check in ALL_CHECKS if check.is_essential}
+        can_go_on = not any(fault.check in essential for fault in faults)
+        advice = ", or name them in validate.warn_only" if can_go_on else ""
+        return (
+            f"{dataset}: expected a sound dataset, found {'; '.join(str(fault) for fault in faults)}. "
+            f"Mend what these checks found{advice}."
+        )
     reasons, sides = inspection.reasons, set(table["split"].unique().to_pylist())
     if reasons and (cfg.on_bad_episode == "stop" or len(reasons) == len(table)):
         named = [f"{inspection.survey.place(episode_id)}: {reason}" for episode_id, reason in reasons.items()]

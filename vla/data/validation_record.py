@@ -33,7 +33,7 @@ LEFT_TO_TRAIN = (
 IN_PLACE = "contents of the files against a digest: data read in place are known by size and time"
 UNSEEN: Mapping[Looks, str] = {
     "ends": "frames between the first, the middle and the last of each episode (validate.frames is ends)",
-    "none": "pictures: no frame was decoded (validate.frames is none)",
+    "none": "pictures: no frame was decoded and no video was opened (validate.frames is none)",
 }
 SIDES = ("train", "validation", "quarantined")
 
