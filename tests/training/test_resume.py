@@ -20,7 +20,8 @@ STEPS = 60
 CHANGES = {"train.steps": STEPS, "execution.checkpoint_every": 7, "execution.validate_every": 30}
 TWO_WORKERS = {"execution.launcher": "torchrun", "execution.workers": 2, "execution.micro_batch": 2}
 
-FOUR_WORKERS = {**TWO_WORKERS, "execution.workers": 4, "execution.micro_batch": 1}
+BLOCKS = {"train.order": "blocks", "train.buffer_steps": 5}
+FOUR_WORKERS = {**TWO_WORKERS, **BLOCKS, "execution.workers": 4, "execution.micro_batch": 1}
 """From three ranks on, the order in which DDP sums depends on its buckets, which it rebuilds after the first step."""
 
 
