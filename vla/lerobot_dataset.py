@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from jaxtyping import Float32, Float64, Int64, UInt8
 
 from vla.columns import Columns, Vector
@@ -28,6 +27,8 @@ from vla.parquet import ParquetRows
 from vla.terms import DatasetSchema, Steps
 from vla.video import Videos
 
+REMEMBERED = 10_000
+"""Episodes whose data file is remembered."""
 Steps_N = Int64[np.ndarray, "N"] | None
 Range = tuple[Float64[np.ndarray, "D"], Float64[np.ndarray, "D"]]
 
@@ -63,6 +64,7 @@ class LeRobotDataset(ABC):
         self._folder, self._columns, self._info = folder, columns, info
         self._state, self._actions = Vector.parse(columns.state), Vector.parse(columns.actions)
         self._table_rows, self._videos = ParquetRows(), Videos()
+        self._places: dict[int, tuple[Rows, Path]] = {}
         if columns.fps not in (None, info.fps):
             raise ConfigError(
                 f"data.columns.fps: expected null, as {info.path} says {info.fps}, found {columns.fps}. Remove it."
@@ -229,7 +231,9 @@ class LeRobotDataset(ABC):
         wanted_N = self._within(row, steps_N)
         first, last = (int(wanted_N.min()), int(wanted_N.max())) if len(wanted_N) else (0, 0)
         table, where = self._read(row, (column,), first, last + 1)
-        return table[column].take(pa.array(wanted_N - first)), f"{where}, {column}"
+        in_order = len(wanted_N) == len(table) and bool((np.diff(wanted_N) == 1).all())
+        values = table[column] if in_order else table[column].take(pa.array(wanted_N - first))
+        return values, f"{where}, {column}"
 
     def _times(self, episode_id: int, column: str, steps_N: Steps_N) -> tuple[Path, Float64[np.ndarray, "N"]]:
         """A video file, and the times at which it shows some steps of an episode."""
@@ -248,8 +252,7 @@ class LeRobotDataset(ABC):
 
     def _read(self, row: int, columns: tuple[str, ...], first: int, stop: int) -> tuple[pa.Table, str]:
         """Steps [first, stop) of an episode, and its file and number for messages."""
-        episode, rows = int(self._listed.ids_E[row]), self._rows(row)
-        path = self._path(row, rows.path)
+        episode, (rows, path) = int(self._listed.ids_E[row]), self._located(row)
         if stop <= first:
             raise DataError(f"{path}: episode {episode}: expected steps, found none. Leave out the episode.")
         try:
@@ -264,13 +267,23 @@ class LeRobotDataset(ABC):
                 f"{where}: expected {rows.stop} rows as {self._listed.where} says, found {count}. "
                 f"Download the dataset again."
             )
-        found = pc.unique(table["episode_index"]).to_pylist()
-        if found != [episode]:
+        numbers = table["episode_index"].to_numpy()
+        if (numbers != episode).any():
+            found = np.unique(numbers)[:5].tolist()
             raise DataError(
-                f"{where}: expected its rows at {start} to {rows.start + stop}, found rows of the episodes "
-                f"{found[:5]}: the file is not the one that {self._listed.where} describes. Download the dataset again."
+                f"{where}: expected its rows at {start} to {rows.start + stop}, found rows of the episodes {found}: "
+                f"the file is not the one that {self._listed.where} describes. Download the dataset again."
             )
         return table, where
+
+    def _located(self, row: int) -> tuple[Rows, Path]:
+        """Where the rows of an episode are, and the checked path; remembered, as it costs as much as an image."""
+        if row not in self._places:
+            if len(self._places) == REMEMBERED:
+                self._places.clear()
+            rows = self._rows(row)
+            self._places[row] = rows, self._path(row, rows.path)
+        return self._places[row]
 
     def _path(self, row: int, path: Path) -> Path:
         """The checked path of a file of an episode."""

@@ -62,3 +62,14 @@ def write_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 def write_table(path: Path, rows: pa.Table, **options: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(rows, path, **options)
+
+
+def spoil_row_group(path: Path, group: int) -> None:
+    """Overwrite all that a row group holds."""
+    metadata = pq.ParquetFile(path).metadata.row_group(group)
+    content = bytearray(path.read_bytes())
+    for number in range(metadata.num_columns):
+        column = metadata.column(number)
+        start = column.dictionary_page_offset or column.data_page_offset
+        content[start : start + column.total_compressed_size] = b"\xff" * column.total_compressed_size
+    path.write_bytes(content)

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.formats.files import write_json, write_lines, write_video
+from tests.formats.files import spoil_row_group, write_json, write_lines, write_video
 from tests.formats.miniature_lerobot import COLUMNS, TASKS, write_lerobot_v2
 from vla.columns import Columns
 from vla.errors import ConfigError, DataError
@@ -245,8 +245,10 @@ def test_images_are_decoded_in_the_row_groups_that_hold_them(root: Path) -> None
     pq.write_table(pq.read_table(path), path, row_group_size=4)
     dataset = opened(root)
     assert dataset.block_starts(0).tolist() == [0, 4, 8]
+    spoil_row_group(path, 0)
     assert dataset.images(0, "front", np.array([5, 6])).shape == (2, 8, 10, 3)
-    assert [group for _, group, _ in dataset._table_rows._groups] == [1]
+    with pytest.raises(DataError, match=r"Episode 0: .*episode_000000\.parquet"):
+        dataset.images(0, "front", np.array([3]))
 
 
 def test_video_can_be_entered_at_its_key_frames(videos: Path) -> None:
@@ -423,7 +425,7 @@ def test_views_are_suggested_by_the_shortest_names_that_differ(videos: Path) -> 
     camera = {"dtype": "image", "shape": [8, 10, 3], "names": None}
     added = ("left.rgb", "right.rgb", "left.depth", "depth_wrist", "seg.left")
     features = {**json.loads((videos / "meta/info.json").read_text())["features"], **dict.fromkeys(added, camera)}
-    features["flat"] = {"dtype": "video", "shape": [8, 10, 3], "info": {"is_depth_map": True}}
+    features["flat"] = {"dtype": "image", "shape": [8, 10, 3], "info": {"is_depth_map": True}}
     change_info(videos, features=features)
     assert suggest_columns(videos).views == {
         "images_front": "observation.images.front",
