@@ -65,6 +65,7 @@ class LeRobotDataset(ABC):
         self._state, self._actions = Vector.parse(columns.state), Vector.parse(columns.actions)
         self._table_rows, self._videos = ParquetRows(), Videos()
         self._places: dict[int, tuple[Rows, Path]] = {}
+        self._widths = {column: len(info.names(column)) for column in (*self._state.columns, *self._actions.columns)}
         if columns.fps not in (None, info.fps):
             raise ConfigError(
                 f"data.columns.fps: expected null, as {info.path} says {info.fps}, found {columns.fps}. Remove it."
@@ -105,10 +106,9 @@ class LeRobotDataset(ABC):
 
     def steps(self, episode_id: int) -> Steps:
         """The numeric columns of an episode."""
-        widths = {column: len(self._info.names(column)) for column in (*self._state.columns, *self._actions.columns)}
         row = self._listed.row(episode_id)
-        table, where = self._read(row, ("timestamp", *widths), 0, int(self._listed.lengths_E[row]))
-        values = {name: matrix(table[name], width, where=f"{where}, {name}") for name, width in widths.items()}
+        table, where = self._read(row, ("timestamp", *self._widths), 0, int(self._listed.lengths_E[row]))
+        values = {name: matrix(table[name], width, where=f"{where}, {name}") for name, width in self._widths.items()}
         return Steps(
             timestamp_T=matrix(table["timestamp"], 1, where=f"{where}, timestamp", dtype=np.float64)[:, 0],
             state_TS=self._state.assemble(values),
