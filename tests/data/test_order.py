@@ -153,9 +153,8 @@ def test_presentations_of_all_sources_are_as_many_as_samples():
     assert sorted(counts) == [164, 165, 165]
 
 
-def test_a_weighted_source_without_samples_is_refused():
-    with pytest.raises(ConfigError, match="found none of away"):
-        presented(a_table(sources=["here"] * 3), {"here": 1.0, "away": 1.0})
+def test_a_source_that_is_held_out_has_no_share():
+    assert presented(a_table(sources=["here"] * 3), {"here": 1.0, "held out": 9.0}) == [16]
 
 
 def test_a_weight_too_small_to_be_presented_is_refused():

@@ -196,13 +196,10 @@ def steps_per_epoch(count: int, batch_size: int) -> int:
 
 
 def presented(table: EpisodeTable, weights: Mapping[str, float]) -> list[int]:
-    """How many samples of each source an epoch presents: in proportion to the weights, as many in all as there are."""
-    absent = [name for name in weights if name not in table.sources]
-    if absent:
-        raise ConfigError(
-            f"data: expected train episodes of every dataset with a weight, found none of {', '.join(absent)}. "
-            f"Remove it from data.mixture, or change its select or validate.holdout."
-        )
+    """How many samples of each source an epoch presents: in proportion to the weights, as many in all as there are.
+
+    A dataset of the mixture that is held out as a whole is not in the table of the train split and has no share.
+    """
     share_K = np.array([weights[name] for name in table.sources])
     exact_K = share_K / share_K.sum() * table.length_E.sum()
     count_K = np.floor(exact_K).astype(np.int64)
