@@ -377,6 +377,9 @@ def test_files_that_were_hashed_are_compared_with_their_hash(tmp_path):
 
     with pytest.raises(DataError, match=r"contents: meta/info\.json: expected the bytes of the download \(sha256 "):
         run()
+    (folder / "meta/stats.json").unlink()
+    with pytest.raises(DataError, match=r"contents: meta/stats\.json: .*found no file: run 'dvc repro -f -s download'"):
+        run()
     run(skip=["contents"])
     assert any(line.startswith("contents: ") for line in json.loads(paths["validation"].read_text())["not_checked"])
 

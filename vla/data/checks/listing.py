@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from tqdm import tqdm
 
 from vla import artifacts
 from vla.data.checks import Check, check, some
@@ -57,6 +59,8 @@ class Listing:
         return _files_of(self.source.dataset, self.all_episodes)
 
 
+HASHING = 4
+"""Files that are hashed at the same time."""
 CHECKS: list[Check[Listing]] = []
 
 
@@ -140,16 +144,16 @@ def surplus_files(listing: Listing) -> Iterator[str]:
 
 @check(CHECKS, "files that were hashed at download still hold the same bytes")
 def contents(listing: Listing) -> Iterator[str]:
-    for entry in listing.source.manifest.files:
-        if entry.sha256 is None:
-            continue
-        path = listing.root / entry.path
-        found = artifacts.digest_of_file(path) if path.is_file() else "no file"
-        if found != entry.sha256:
-            yield (
-                f"{entry.path}: expected the bytes of the download (sha256 {entry.sha256[:12]}), found {found[:12]}: "
-                f"run 'dvc repro -f -s download'"
-            )
+    hashed = [entry for entry in listing.source.manifest.files if entry.sha256 is not None]
+    with ThreadPoolExecutor(HASHING) as pool:
+        digests = pool.map(_digest, [listing.root / entry.path for entry in hashed])
+        bar = tqdm(zip(hashed, digests, strict=True), "hashing", len(hashed), unit="file", leave=False, disable=None)
+        for entry, found in bar:
+            if found != entry.sha256:
+                yield (
+                    f"{entry.path}: expected the bytes of the download (sha256 {entry.sha256[:12]}), "
+                    f"found {found[:12]}: run 'dvc repro -f -s download'"
+                )
 
 
 @check(CHECKS, "every episode of the dataset takes part", level="warning")
@@ -159,6 +163,10 @@ def selection(listing: Listing) -> Iterator[str]:
         count = sum(left_out.values())
         reasons = ", ".join(f"{number} {reason}" for reason, number in left_out.items())
         yield f"{count} of {count + len(listing.episodes)} episodes are left out: {reasons}"
+
+
+def _digest(path: Path) -> str:
+    return artifacts.digest_of_file(path) if path.is_file() else "no file"
 
 
 def _files_of(dataset: Dataset, episodes: pa.Table) -> set[str]:
