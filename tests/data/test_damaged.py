@@ -411,6 +411,16 @@ REAL: dict[str, dict[str, Any]] = {
             "views": {"high": "observation.images.cam_high"},
         },
     },
+    "bridge_stepwise": {
+        "format": "stepwise",
+        "columns": {
+            "state": "state",
+            "actions": "action",
+            "views": {"main": "image_1", "wrist": "image_2"},
+            "instruction": "prompt",
+            "fps": 5,
+        },
+    },
     **{
         name: {
             "format": f"lerobot_{name[8:11]}",
@@ -427,8 +437,9 @@ WARNINGS = {
     "bridge_v21_images": ["action_saturation"],
     "gr1_v20_video": ["constant_dimension", "constant_dimension", "outlier"],
     "g1_v21_video": ["selection", "action_saturation"],
+    "bridge_stepwise": ["action_saturation"],
 }
-EPISODES = {"bridge_v21_images": 25, "gr1_v20_video": 5, "g1_v21_video": 6}
+EPISODES = {"bridge_v21_images": 25, "gr1_v20_video": 5, "g1_v21_video": 6, "bridge_stepwise": 25}
 
 
 def real(name: str) -> Path:
@@ -478,3 +489,33 @@ def test_damage_to_a_real_recording_is_found(damage, message, tmp_path):
     outcome = validated(root, tmp_path / "out", data)
     assert outcome.quarantined == ["episode 1"], outcome.lines
     assert re.match(f"episode 1: {message}", outcome.lines[0]), outcome.lines
+
+
+PART = "part-00001.parquet"
+
+
+def in_row(row: int, value: Any) -> Callable[[list[Any]], list[Any]]:
+    return lambda values: [*values[:row], value, *values[row + 1 :]]
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (column("state", nan_in_row(13, 2), rows=PART), "finite: step 3: expected a finite number for state state_2"),
+        (column("image_2", in_row(12, b"none"), rows=PART), "decodable: view wrist: .*"),
+        (column("prompt", lambda texts: [*texts[:10], *[" "] * 10, *texts[20:]], rows=PART), "instruction: "),
+        (
+            column("is_terminal", in_row(14, True), rows=PART),
+            "after_terminal: step 5: expected the end after a terminal step, found 5 of 10 steps more",
+        ),
+    ],
+)
+def test_damage_to_stepwise_data_is_found(damage, message, tmp_path):
+    """The second episode of the second file."""
+    root = tmp_path / "root"
+    shutil.copytree(real("bridge_stepwise"), root)
+    first = sum(pq.read_table(root / "part-00000.parquet")["is_first"].to_pylist())
+    damage(root)
+    outcome = validated(root, tmp_path / "out", REAL["bridge_stepwise"])
+    assert re.match(f"episode {first + 1}: {message}", outcome.lines[0]), outcome.lines
+    assert outcome.quarantined == ([] if "terminal" in message else [f"episode {first + 1}"])
