@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from imports import ROOT
@@ -33,7 +35,7 @@ def shown(path: Path, capsys: pytest.CaptureFixture[str]) -> str:
 
 def suggested(screen: str) -> dict[str, Any]:
     """The sections of params.yaml that the screen ends with."""
-    sections: dict[str, Any] = yaml.safe_load(screen.partition("to begin with:")[2])
+    sections: dict[str, Any] = yaml.safe_load(screen.partition("in params.yaml")[2].partition(":\n")[2])
     return sections
 
 
@@ -56,6 +58,17 @@ def test_recordings_are_shown_without_any_parameters(
         "data": {"name": "my-recordings", "format": "lerobot_v30", "columns": COLUMNS},
         "download": {"source": "local", "local": {"path": str(root)}},
     }
+
+
+def test_a_rate_that_the_format_does_not_record_is_left_to_the_user(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = {"is_first": [True, False], "state": [[0.0], [1.0]], "action": [[0.0], [1.0]], "prompt": ["reach"] * 2}
+    pq.write_table(pa.table(rows), tmp_path / "part.parquet")
+    screen = shown(tmp_path, capsys)
+    assert "hours" not in screen
+    assert "; the format does not record the rate\n" in screen
+    assert "to begin with, and with the right fps:" in screen
 
 
 def test_missing_files_are_counted_and_left_out_by_the_suggestion(

@@ -26,6 +26,7 @@ from vla.terms import DatasetSchema
 
 WIDTH = 100
 """Characters of a line, beside its name."""
+UNKNOWN_RATE = "the format does not record the rate"
 TEXTS = 6
 """Instructions that are shown."""
 Rows = list[tuple[str, str]]
@@ -60,7 +61,7 @@ def _downloaded(path: Path) -> Rows:
         ("from", ", ".join(f"{name} {value}" for name, value in manifest.source.items() if value is not None)),
         ("format", f"{manifest.format}, {len(manifest.files):,} files, {in_units(size)}"),
         ("datasets", ", ".join(sources)),
-        *_contents(opened.schema, opened.episodes()),
+        *_contents(opened.schema, opened.episodes(), rate_is_known=True),
         ("left out", _short(left_out) or "nothing"),
     ]
 
@@ -76,7 +77,7 @@ def _recorded(path: Path) -> str:
     incomplete, missing = _missing(dataset, frozenset(names))
     rows = [
         ("format", f"{name}, {len(names):,} files, {in_units(size)}"),
-        *_contents(dataset.schema, dataset.episodes()),
+        *_contents(dataset.schema, dataset.episodes(), rate_is_known=columns.fps is None),
         ("missing", f"{len(missing):,} files of {incomplete:,} episodes: {_short(missing)}" if missing else "nothing"),
     ]
     data = {
@@ -86,13 +87,13 @@ def _recorded(path: Path) -> str:
         **({"select": {"present": True}} if missing else {}),
     }
     download = {"source": "local", "local": {"path": str(path.resolve())}}
-    snippet = yaml.safe_dump(
-        {"data": data, "download": download}, sort_keys=False, default_flow_style=None, width=WIDTH
-    )
-    return f"{_lines(rows)}\n\nin params.yaml, to begin with:\n\n{snippet.rstrip()}"
+    sections = {"data": data, "download": download}
+    snippet = yaml.safe_dump(sections, sort_keys=False, default_flow_style=None, width=WIDTH)
+    hint = "" if columns.fps is None else ", and with the right fps"
+    return f"{_lines(rows)}\n\nin params.yaml, to begin with{hint}:\n\n{snippet.rstrip()}"
 
 
-def _contents(schema: DatasetSchema, episodes: pa.Table) -> Rows:
+def _contents(schema: DatasetSchema, episodes: pa.Table, *, rate_is_known: bool) -> Rows:
     """Episodes, what they show and what is done in them."""
     lengths_E = episodes["length"].to_numpy()
     steps = int(lengths_E.sum())
@@ -102,9 +103,10 @@ def _contents(schema: DatasetSchema, episodes: pa.Table) -> Rows:
     texts = [f"{text or '(none)'} ({count})" for text, count in counts[:TEXTS]]
     more = ["..."] if len(counts) > TEXTS else []
     spread = f"{lengths_E.min()} to {lengths_E.max()} each, half of them up to {np.median(lengths_E):g}"
+    hours = f", {steps / schema.fps / 3600:.2f} hours" if rate_is_known else ""
     return [
-        ("episodes", f"{len(lengths_E):,} with {steps:,} steps, {steps / schema.fps / 3600:.2f} hours"),
-        ("steps", f"{spread}; {schema.fps:g} per second"),
+        ("episodes", f"{len(lengths_E):,} with {steps:,} steps{hours}"),
+        ("steps", f"{spread}; {f'{schema.fps:g} per second' if rate_is_known else UNKNOWN_RATE}"),
         ("robot", schema.robot),
         ("views", _short(f"{view}{kind} at {size[0]} x {size[1]}" for view, size, kind in sizes) or "none"),
         ("state", f"{schema.state_dim}: {_short(schema.state_names)}"),
