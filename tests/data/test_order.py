@@ -102,6 +102,15 @@ def test_lanes_begin_new_groups_in_turn():
     assert set(begins) == {1}
 
 
+@pytest.mark.parametrize("ahead", [1, 3])
+def test_upcoming_groups_are_those_of_later_steps(ahead):
+    order = blocks_order(batch_size=16, buffer_steps=8)
+    for step in range(order.steps_per_epoch - ahead):
+        now, then = ([part.group for part in order.parts(at, 3, 13)] for at in (step, step + ahead))
+        assert order.upcoming(step, 3, 13, ahead=ahead) == [key for key in then if key not in now]
+    assert order.upcoming(order.steps_per_epoch - 1, 3, 13, ahead=ahead) == []
+
+
 def test_a_group_comes_from_few_pieces_and_is_shuffled():
     order = blocks_order([6400], batch_size=16, buffer_steps=64)
     for number in range(3):

@@ -33,6 +33,8 @@ SCHEMA = pa.schema(
         ("reason", pa.string()),  # why quarantined, else empty
     ]
 )
+READ = ["episode_id", "source", "uid", "length", "supervised", "blocks", "instruction"]
+"""What later stages need."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +65,14 @@ class EpisodeTable:
         if not path.is_file():
             raise DataError(f"{path}: expected the episode table, found none. Run 'dvc repro validate'.")
         try:
-            table = pq.read_table(path)
+            schema = pq.read_schema(path)
+            if not schema.equals(SCHEMA):
+                raise DataError(f"{path}: expected the columns {SCHEMA.names}, found {schema.names}.")
+            # Texts stay coded: a million episodes have few of them.
+            table = pq.read_table(path, columns=[*READ, "split"], read_dictionary=["source", "instruction", "split"])
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"{path}: expected a Parquet file, {error}. Run 'dvc repro -f -s validate'.") from None
-        if not table.schema.equals(SCHEMA):
-            raise DataError(f"{path}: expected the columns {SCHEMA.names}, found {table.schema.names}.")
-        rows = table.filter(pc.equal(table["split"], split))
+        rows = table.filter(pc.equal(table["split"].cast(pa.string()), split)).select(READ)
         if not len(rows):
             raise DataError(
                 f"{path}: expected episodes of split {split!r}, found none among {len(table)}. "
@@ -94,10 +98,10 @@ class EpisodeTable:
 
 
 def _coded(texts: pa.ChunkedArray) -> tuple[tuple[str, ...], Int64[np.ndarray, "E"]]:
-    """The distinct texts, sorted, and each row's index into them; no Python object per row."""
-    coded = texts.combine_chunks().dictionary_encode()
-    found = coded.dictionary.to_pylist()
-    order = sorted(range(len(found)), key=found.__getitem__)
-    place = np.empty(len(found), dtype=np.int64)
-    place[order] = np.arange(len(found))
-    return tuple(found[index] for index in order), place[coded.indices.to_numpy()]
+    """The distinct texts that occur, sorted, and each row's index into them; no Python object per row."""
+    coded = texts.unify_dictionaries().combine_chunks()
+    known, code_E = coded.dictionary.to_pylist(), coded.indices.to_numpy()
+    order = sorted(np.unique(code_E).tolist(), key=known.__getitem__)
+    place = np.empty(len(known), dtype=np.int64)
+    place[order] = np.arange(len(order))
+    return tuple(known[code] for code in order), place[code_E]

@@ -39,11 +39,9 @@ class Frames:
         """Where the frames of the given steps are."""
         return step_BT if self.step_N is None else np.searchsorted(self.step_N, step_BT)
 
-    def take(
-        self, row_BT: Int64[np.ndarray, "B T"], *, into: UInt8[np.ndarray, "B T V Y X C"] | None = None
-    ) -> UInt8[np.ndarray, "B T V C Y X"]:
-        """A copy of the given rows, `into` an array of the stored layout where one is given."""
-        return channels_first(np.take(self.stored_NVYXC, row_BT, axis=0, out=into, mode="clip"))
+    def take(self, row_BT: Int64[np.ndarray, "B T"]) -> UInt8[np.ndarray, "B T V C Y X"]:
+        """A copy of the given rows."""
+        return channels_first(self.stored_NVYXC[row_BT])
 
     @classmethod
     def open(

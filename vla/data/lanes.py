@@ -7,7 +7,7 @@ is the lanes' groups, and those being prepared; `execution.cache_bytes` limits i
 import queue
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from math import ceil
@@ -52,7 +52,8 @@ class Lanes:
             self._datasets.put(dataset)
         self._threads = len(datasets)
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="decode")
-        self._groups: dict[int, dict[GroupKey, Future[Group]]] = {}
+        self._groups: dict[GroupKey, Future[Group]] = {}
+        self._current: dict[int, GroupKey] = {}
         self._lock = threading.Lock()
         self._decoding = 0.0
         self.waited = 0.0
@@ -67,18 +68,17 @@ class Lanes:
         """The places [first, last) of a step's batch."""
         spec = self._samples.windows.spec
         parts = list(self._order.parts(step, first, last))
-        of_epoch = step // self._order.steps_per_epoch
-        later = min(step + self._ahead, (of_epoch + 1) * self._order.steps_per_epoch - 1)
-        self._prepare([part.group for part in parts], [part.group for part in self._order.parts(later, first, last)])
+        groups = self._wait_for(
+            [part.group for part in parts], self._order.upcoming(step, first, last, ahead=self._ahead)
+        )
         pixels = np.empty(stored_shape(self._samples, last - first, spec.window_steps), dtype=np.uint8)
         numbers, row = [], 0
-        for part in parts:
-            group = self._wait_for(part.group)
-            span = slice(part.begin, part.end)
-            numbers.append(group.numbers.take(span))
-            end = row + part.end - part.begin
-            group.frames.take(group.rows_MT[span], into=pixels[row:end])
-            row = end
+        for (_, begin, end), group in zip(parts, groups, strict=True):
+            numbers.append(group.numbers.take(slice(begin, end)))
+            to = row + end - begin
+            stored = group.frames.stored_NVYXC
+            np.take(stored, group.rows_MT[begin:end], axis=0, out=pixels[row:to], mode="clip")
+            row = to
         return Contents(Numbers.join(numbers), channels_first(pixels))
 
     def close(self) -> None:
@@ -86,17 +86,20 @@ class Lanes:
         self._pool.shutdown(cancel_futures=True)
         self._groups.clear()
 
-    def _prepare(self, now: Iterable[GroupKey], later: Iterable[GroupKey]) -> None:
-        """Have the given groups decoded, those needed now first, and forget the others of their lanes."""
-        wanted: dict[int, list[GroupKey]] = {}
-        for key in dict.fromkeys((*now, *later)):
-            wanted.setdefault(key[1], []).append(key)
-        for lane, keys in wanted.items():
-            known = self._groups.get(lane, {})
-            kept = {key: known[key] for key in keys if key in known}
-            self._groups[lane] = kept | {key: self._pool.submit(self._read, key) for key in keys if key not in kept}
-            for key in known.keys() - kept.keys():
-                known[key].cancel()
+    def _wait_for(self, now: Sequence[GroupKey], later: Sequence[GroupKey]) -> list[Group]:
+        """The groups needed now; has those needed later prepared, and forgets what their lanes no longer need."""
+        for key in (*now, *later):
+            if key not in self._groups:
+                self._groups[key] = self._pool.submit(self._read, key)
+        for key in now:
+            if self._current.get(key[1]) != key:
+                self._current[key[1]] = key
+                for other in [other for other in self._groups if other[1] == key[1] and other not in (key, *later)]:
+                    self._groups.pop(other).cancel()
+        started = time.perf_counter()
+        groups = [self._groups[key].result() for key in now]
+        self.waited += time.perf_counter() - started
+        return groups
 
     def _read(self, key: GroupKey) -> Group:
         dataset = self._datasets.get()
@@ -108,12 +111,6 @@ class Lanes:
             return group
         finally:
             self._datasets.put(dataset)
-
-    def _wait_for(self, key: GroupKey) -> Group:
-        started = time.perf_counter()
-        group = self._groups[key[1]][key].result()
-        self.waited += time.perf_counter() - started
-        return group
 
     def _check_memory(self, limit_bytes: int) -> None:
         order, spec = self._order, self._samples.windows.spec

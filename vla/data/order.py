@@ -11,9 +11,8 @@ goes on through its own permutations from epoch to epoch. How they are ordered:
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 from jaxtyping import Int64
@@ -80,8 +79,7 @@ GroupKey = tuple[int, int, int]
 """Epoch, lane, number of the group in the lane."""
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(NamedTuple):
     """Places of a batch that one group of one lane fills: the group's samples [begin, end)."""
 
     group: GroupKey
@@ -125,7 +123,7 @@ class BlocksOrder:
 
     def samples(self, step: int) -> Samples:
         parts = self.parts(step, 0, self._batch_size)
-        return np.concatenate([self._group(part.group)[part.begin : part.end] for part in parts])
+        return np.concatenate([self._group(key)[begin:end] for key, begin, end in parts])
 
     def group(self, key: GroupKey) -> Samples:
         """The samples of a group, in the order in which they are presented."""
@@ -137,11 +135,25 @@ class BlocksOrder:
         while first < last:
             lane = first // self.per_lane
             end = min(last, (lane + 1) * self.per_lane)
-            number = (at + self._shift(lane)) // self.group_steps
-            # The place of the lane's first sample of this step in its group, less its place in the batch.
-            offset = (at - self._span(lane, number)[0]) * self.per_lane - lane * self.per_lane
+            number, since = divmod(at + self._shift(lane), self.group_steps)
+            # Steps since the group began, which for the first group of a lane is the epoch's first step.
+            steps = since if number else at
+            offset = (steps - lane) * self.per_lane
             yield Part((epoch, lane, number), first + offset, end + offset)
             first = end
+
+    def upcoming(self, step: int, first: int, last: int, *, ahead: int) -> list[GroupKey]:
+        """The groups, other than those of this step, from which the same places are filled `ahead` steps later.
+
+        Those of the next epoch are not among them.
+        """
+        epoch, at = divmod(step, self.steps_per_epoch)
+        then = min(at + ahead, self.steps_per_epoch - 1)
+        lanes = np.arange(first // self.per_lane, (last - 1) // self.per_lane + 1)
+        shift_L = lanes * self.group_steps // self.lanes
+        number_L = (then + shift_L) // self.group_steps
+        changed_L = np.flatnonzero(number_L != (at + shift_L) // self.group_steps)
+        return [(epoch, int(lanes[index]), int(number_L[index])) for index in changed_L]
 
     def _shift(self, lane: int) -> int:
         """Steps by which a lane's groups begin early, so that not all lanes need a new group in the same step."""
