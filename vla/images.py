@@ -11,7 +11,7 @@ import zlib
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from jaxtyping import UInt8
+from jaxtyping import Int64, UInt8
 from PIL import Image
 
 from vla.errors import DataError
@@ -23,11 +23,18 @@ COLOUR = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 """Pillow's modes of 8 bits and less, which become RGB without loss of range."""
 
 
-def decode_images(column: pa.ChunkedArray, size: tuple[int, int] | None, *, where: str) -> UInt8[np.ndarray, "N Y X 3"]:
+def decode_images(
+    column: pa.ChunkedArray,
+    size: tuple[int, int] | None,
+    *,
+    where: str,
+    steps_N: Int64[np.ndarray, "N"] | None = None,
+) -> UInt8[np.ndarray, "N Y X 3"]:
     """Decode a column of image files (`binary`, or a `struct` with the field `bytes`) to RGB.
 
     Every image must have `size` (rows, columns) or, where that is None, the size of the first one. Raises DataError,
-    beginning with `where`, for an image that is missing, damaged, of another size or of more than 8 bits.
+    beginning with `where`, for an image that is missing, damaged, of another size or of more than 8 bits; it says which
+    one by `steps_N`, the steps of the rows, or else counts from 0.
     """
     if pa.types.is_struct(column.type) and column.type.get_field_index("bytes") >= 0:
         column = pc.struct_field(column, "bytes")
@@ -36,8 +43,8 @@ def decode_images(column: pa.ChunkedArray, size: tuple[int, int] | None, *, wher
             f"{where}: expected images as binary or struct<bytes, path>, found {column.type}. Correct data.columns."
         )
     frames = None if size is None else np.empty((len(column), *size, 3), dtype=np.uint8)
-    for step, data in enumerate(column.to_numpy()):
-        place = f"{where}, step {step}"
+    for row, data in enumerate(column.to_numpy()):
+        place = f"{where}, step {row if steps_N is None else steps_N[row]}"
         if data is None:
             raise DataError(f"{place}: expected an image, found none. Repair the dataset.")
         frame = _decode(data, place)
@@ -49,7 +56,7 @@ def decode_images(column: pa.ChunkedArray, size: tuple[int, int] | None, *, wher
                 f"{place}: expected {frames.shape[1]} x {frames.shape[2]} pixels as {source}, "
                 f"found {frame.shape[0]} x {frame.shape[1]}. Repair the dataset."
             )
-        frames[step] = frame
+        frames[row] = frame
     return np.empty((0, 0, 0, 3), dtype=np.uint8) if frames is None else frames
 
 

@@ -28,6 +28,7 @@ COLUMN_BYTES = 16_000_000
 """A column of a row group that is larger than this is streamed."""
 BUFFER_BYTES = 1_000_000
 """What a stream reads of a file at a time, and about what it decodes at a time."""
+BATCH_ROWS = 65_536
 
 
 class ParquetRows:
@@ -68,6 +69,10 @@ class ParquetRows:
             offset, end = int(file.starts_G[group]), int(file.ends_G[group])
             pieces.append(self._read_group(path, group, max(start - offset, 0), min(stop, end) - offset, columns))
         return pieces[0] if len(pieces) == 1 else pa.concat_tables(pieces)
+
+    def schema(self, path: Path) -> pa.Schema:
+        """The columns of a file."""
+        return self._open(path).parquet.schema_arrow
 
     def count(self, path: Path) -> int:
         """Rows of a file."""
@@ -196,13 +201,32 @@ def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
     """A whole small file; raises DataError when it is missing, damaged or lacks a column."""
     with _damage_explained(path):
         file = pq.ParquetFile(path, page_checksum_verification=True)
-        missing = sorted(set(columns or []) - set(file.schema_arrow.names))
-        if missing:
-            raise DataError(
-                f"{path}: expected the columns {', '.join(columns or [])}, "
-                f"found no {', '.join(missing)} among {', '.join(file.schema_arrow.names)}. Repair the dataset."
-            )
+        _check_columns(path, file, columns or [])
         return file.read(columns=columns)
+
+
+def read_batches(path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    """A file of any length, some rows at a time; texts come as dictionaries. Raises DataError as `read_table` does."""
+    with _damage_explained(path):
+        texts = [field.name for field in pq.read_schema(path) if pa.types.is_string(field.type)]
+        file = pq.ParquetFile(path, read_dictionary=texts, pre_buffer=False, page_checksum_verification=True)
+        _check_columns(path, file, columns)
+        batches = file.iter_batches(batch_size=BATCH_ROWS, columns=columns, use_threads=False)
+    while True:
+        with _damage_explained(path):
+            batch = next(batches, None)
+        if batch is None:
+            return
+        yield batch
+
+
+def _check_columns(path: Path, file: pq.ParquetFile, columns: list[str]) -> None:
+    missing = sorted(set(columns) - set(file.schema_arrow.names))
+    if missing:
+        raise DataError(
+            f"{path}: expected the columns {', '.join(columns)}, "
+            f"found no {', '.join(missing)} among {', '.join(file.schema_arrow.names)}. Repair the dataset."
+        )
 
 
 @contextmanager

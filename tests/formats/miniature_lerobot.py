@@ -45,6 +45,8 @@ class Miniature:
     format: str
     write: Callable[[Path], list[Episode]]
     columns: Columns = COLUMNS
+    has_metadata: bool = True
+    """Whether files beside the data say where the episodes are."""
 
     def __call__(self, root: Path) -> list[Episode]:
         return self.write(root)

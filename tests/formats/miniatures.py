@@ -1,6 +1,6 @@
 """Small datasets of every format, made of known arrays: name -> `Miniature`, which writes one when called."""
 
-from tests.formats import miniature_behavior
+from tests.formats import miniature_behavior, miniature_stepwise
 from tests.formats.miniature_lerobot import (
     COLUMNS,
     SIZE,
@@ -22,5 +22,8 @@ MINIATURES: dict[str, Miniature] = {
     "lerobot_v30": Miniature("lerobot_v30", write_lerobot_v30),
     "lerobot_v30 video": Miniature("lerobot_v30", write_lerobot_v30_video),
     "behavior_2025": Miniature("behavior_2025", miniature_behavior.write_behavior, miniature_behavior.COLUMNS),
+    "stepwise": Miniature(
+        "stepwise", miniature_stepwise.write_stepwise, miniature_stepwise.COLUMNS, has_metadata=False
+    ),
 }
 """At least one per format."""

@@ -94,7 +94,7 @@ class Dataset(Recordings, Protocol):
         ...
 
     def data_folders(self) -> tuple[str, ...]:
-        """Patterns, as of `Path.glob` and relative to the root, of folders whose files should all be an episode's."""
+        """Folders whose files should all be an episode's: patterns of `Path.glob` below the root, or "" for the root."""
         ...
 
     def claims(self) -> Claims:
