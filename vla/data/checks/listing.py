@@ -177,7 +177,7 @@ def _files_of(dataset: Dataset, episodes: pa.Table) -> set[str]:
 
 def _files_below(root: Path, pattern: str) -> Iterator[str]:
     """Files in the folders of a pattern, relative to the root, without hidden ones; none is asked for its status."""
-    for folder in [root] if pattern in ("", ".") else root.glob(pattern):
+    for folder in root.glob(pattern) if pattern else [root]:
         for place, folders, names in os.walk(folder):
             folders[:] = [name for name in folders if not name.startswith(".")]
             relative = Path(place).relative_to(root)
