@@ -94,7 +94,7 @@ class Dataset(Recordings, Protocol):
         ...
 
     def data_folders(self) -> tuple[str, ...]:
-        """Folders whose files should all be an episode's: patterns of `Path.glob` below the root, or "" for the root."""
+        """Folders whose files should all be an episode's: patterns of `Path.glob` below the root, "" for itself."""
         ...
 
     def claims(self) -> Claims:
