@@ -94,7 +94,7 @@ class Dataset(Recordings, Protocol):
         ...
 
     def data_folders(self) -> tuple[str, ...]:
-        """Folders whose files should all be an episode's: patterns of `Path.glob` below the root, "" for itself."""
+        """Folders whose files should all be an episode's: patterns of `Path.glob`, or "" for the root."""
         ...
 
     def claims(self) -> Claims:
