@@ -98,12 +98,12 @@ def find_episodes(path: Path, flags: tuple[str, ...], prompt: str) -> Episodes:
 
     Raises DataError where flags are missing or contradict each other, or where the instruction changes on the way.
     """
-    count, texts = 0, list[str]()
+    count, texts, changes = 0, list[str](), list[int]()
     flagged: dict[str, list[np.ndarray]] = {flag: [np.zeros(0, dtype=np.int64)] for flag in flags}
     for batch in read_batches(path, [*flags, prompt]):
         for flag in flags:
             flagged[flag].append(_true(batch.column(flag), where=f"{path}: {flag}", offset=count) + count)
-        _add_texts(texts, batch.column(prompt), flagged[FIRST][-1] - count, where=f"{path}: {prompt}", offset=count)
+        changes += [row + count for row in _add_texts(texts, batch.column(prompt), flagged[FIRST][-1] - count)]
         count += len(batch)
     rows = {flag: np.concatenate(parts) for flag, parts in flagged.items()}
     start_E = rows[FIRST]
@@ -115,6 +115,11 @@ def find_episodes(path: Path, flags: tuple[str, ...], prompt: str) -> Episodes:
         )
     if LAST in flags:
         _check_ends(path, rows[LAST], end_E - 1, count)
+    if changes:
+        raise DataError(
+            f"{path}: {prompt}: expected one instruction from the beginning of an episode to its end, found another "
+            f"one in row {changes[0]}. Begin a new episode where the instruction changes."
+        )
     supervised_E = end_E - start_E
     if TERMINAL in flags:
         episode, place = np.unique(np.searchsorted(start_E, rows[TERMINAL], side="right") - 1, return_index=True)
@@ -131,21 +136,18 @@ def _true(flags: pa.BooleanArray, *, where: str, offset: int) -> Int64[np.ndarra
     return np.flatnonzero(flags)
 
 
-def _add_texts(texts: list[str], column: pa.Array, starts: Int64[np.ndarray, "R"], *, where: str, offset: int) -> None:
-    """Append the instructions of the episodes that begin at `starts` of a batch, and look whether any changes."""
+def _add_texts(texts: list[str], column: pa.Array, start_R: Int64[np.ndarray, "R"]) -> list[int]:
+    """Append the instructions of the episodes that begin in a batch; returns the rows where they change on the way."""
     column = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
     codes_N = column.indices.fill_null(-1).to_numpy()
-    pieces = np.union1d(starts, [0])
-    changes = np.flatnonzero(np.minimum.reduceat(codes_N, pieces) != np.maximum.reduceat(codes_N, pieces))
-    found = [column.dictionary[code].as_py() if code >= 0 else "" for code in codes_N[pieces].tolist()]
-    is_other = bool(texts) and not (len(starts) and starts[0] == 0) and found[0] != texts[-1]
-    if is_other or len(changes):
-        row = offset + (0 if is_other else int(pieces[changes[0]]))
-        raise DataError(
-            f"{where}: expected one instruction from the beginning of an episode to its end, found another one in the "
-            f"episode around row {row}. Write a new episode where the instruction changes."
-        )
-    texts += found[len(pieces) - len(starts) :]
+    starts, changes = set(start_R.tolist()), []
+    for row in sorted({0, *starts, *(np.flatnonzero(np.diff(codes_N)) + 1).tolist()}):
+        text = column.dictionary[codes_N[row]].as_py() if codes_N[row] >= 0 else ""
+        if row in starts:
+            texts.append(text)
+        elif texts and text != texts[-1]:
+            changes.append(row)
+    return changes
 
 
 def _check_ends(path: Path, last: Int64[np.ndarray, "R"], expected: Int64[np.ndarray, "E"], count: int) -> None:
