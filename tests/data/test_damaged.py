@@ -1,10 +1,10 @@
-"""Damaged datasets of every kind: the stages download and validate name each defect with its episode and step."""
+"""Damaged miniatures: the stages download and validate name each defect with its episode and step."""
 
 import json
 import re
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,58 +13,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from builders import make_demonstration, write_dataset_folder
+from damages import Damage, Outcome, column, cut, edited, flipped, nan_in_row, validated
 from inspections import SETTINGS
 
 from tests.formats.files import decode, png, write_video
 from tests.formats.miniatures import MINIATURES
-from vla.data import download, validate
-from vla.data.episodes import EpisodeTable
+from vla.data import validate
 from vla.errors import DataError
 
-SHARED = Path(__file__).parents[3] / "shared/data"
-Damage = Callable[[Path], None]
 IMAGES, VIDEO = MINIATURES["lerobot_v21"], MINIATURES["lerobot_v21 video"]
 FRONT = "observation.images.front"
 ROWS, FILM = "data/chunk-000/episode_000001.parquet", f"videos/chunk-000/{FRONT}/episode_000001.mp4"
 """Files of the second episode, which has five steps."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What the stages left."""
-
-    record: dict[str, Any]
-    stopped: str
-
-    @property
-    def lines(self) -> list[str]:
-        """All findings but for those about the selection of the test itself."""
-        findings = [finding for finding in self.record["findings"] if finding["check"] != "selection"]
-        return [f"{finding['where']}: {finding['check']}: {finding['message']}" for finding in findings]
-
-    @property
-    def quarantined(self) -> list[str]:
-        return [episode["where"] for episode in self.record["quarantined"]]
-
-
-def validated(root: Path, out: Path, data: dict[str, Any], *, later: Damage | None = None, **settings: Any) -> Outcome:
-    """Point to the dataset in `root`, damage it `later`, and validate it."""
-    data = {"name": "damaged", **data}
-    source = {"source": "local", "local": {"path": str(root)}}
-    download.run(
-        download.Config.parse({"data": data, "seed": 0, "download": source}, where="test"), dataset=out / "dataset"
-    )
-    if later:
-        later(root)
-    values = {**SETTINGS, "on_bad_episode": "quarantine", **settings}
-    cfg, stopped = validate.Config.parse({"data": data, "validate": values}, where="test"), ""
-    paths = {name: out / name for name in ("episodes", "validation", "report")}
-    try:
-        validate.run(cfg, dataset=out / "dataset", **paths)
-        assert len(EpisodeTable.read(paths["episodes"], "train")) > 0
-    except DataError as error:
-        stopped = str(error)
-    return Outcome(json.loads(paths["validation"].read_text()), stopped)
+in_rows = partial(column, rows=ROWS)
 
 
 def damaged(tmp_path: Path, kind: str, *damages: Damage, **settings: Any) -> Outcome:
@@ -74,37 +35,6 @@ def damaged(tmp_path: Path, kind: str, *damages: Damage, **settings: Any) -> Out
         damage(root)
     data = {"format": miniature.format, "columns": miniature.columns.plain()}
     return validated(root, tmp_path / "out", data, **settings)
-
-
-def replaced(name: str, old: bytes, new: bytes) -> Damage:
-    """Change bytes of a file, which occur in it once."""
-
-    def damage(root: Path) -> None:
-        content = (root / name).read_bytes()
-        assert content.count(old) == 1
-        (root / name).write_bytes(content.replace(old, new))
-
-    return damage
-
-
-def cut(name: str, share: float) -> Damage:
-    def damage(root: Path) -> None:
-        content = (root / name).read_bytes()
-        (root / name).write_bytes(content[: int(len(content) * share)])
-
-    return damage
-
-
-def flipped(name: str, share: float, count: int = 40) -> Damage:
-    """Invert some bytes of a file, from a share of its length on."""
-
-    def damage(root: Path) -> None:
-        content = bytearray((root / name).read_bytes())
-        start = int(len(content) * share)
-        content[start : start + count] = bytes(255 - value for value in content[start : start + count])
-        (root / name).write_bytes(content)
-
-    return damage
 
 
 def flipped_page(name: str) -> Damage:
@@ -119,17 +49,6 @@ def flipped_page(name: str) -> Damage:
     return damage
 
 
-def column(name: str, change: Callable[[list[Any]], Sequence[Any]], *, rows: str = ROWS) -> Damage:
-    """Change the values of a column of a Parquet file."""
-
-    def damage(root: Path) -> None:
-        table = pq.read_table(root / rows)
-        changed = pa.array(change(table[name].to_pylist()), table.schema.field(name).type)
-        pq.write_table(table.set_column(table.column_names.index(name), name, changed), root / rows)
-
-    return damage
-
-
 def swapped(root: Path) -> None:
     table = pq.read_table(root / ROWS)
     names = {"observation.state": "action", "action": "observation.state"}
@@ -139,18 +58,6 @@ def swapped(root: Path) -> None:
 def filmed(change: Callable[[np.ndarray], np.ndarray]) -> Damage:
     """Change the frames of the video of the second episode."""
     return lambda root: write_video(root / FILM, change(decode(root / FILM)))
-
-
-def edited(name: str, old: str, new: str) -> Damage:
-    return replaced(name, old.encode(), new.encode())
-
-
-def nan_in_row(row: int, dimension: int) -> Callable[[list[Any]], list[Any]]:
-    def change(values: list[Any]) -> list[Any]:
-        values[row][dimension] = float("nan")
-        return values
-
-    return change
 
 
 def broken_png(row: int) -> Callable[[list[Any]], list[Any]]:
@@ -176,14 +83,14 @@ EPISODE_DAMAGES: dict[str, tuple[str, Damage, str]] = {
     "bytes of a Parquet page": ("lerobot_v21", flipped_page("action"), f"readable: .*{ROWS}"),
     "a missing Parquet footer": ("lerobot_v21", cut(ROWS, 0.9), "readable: .*expected a complete Parquet file"),
     "no Parquet at all": ("lerobot_v21", lambda root: (root / ROWS).write_text("hello"), "readable: .*Parquet"),
-    "an embedded PNG": ("lerobot_v21", column(FRONT, broken_png(3)), "decodable: view front: .*3"),
+    "an embedded PNG": ("lerobot_v21", in_rows(FRONT, broken_png(3)), "decodable: view front: .*3"),
     "swapped columns": ("lerobot_v21", swapped, "recorded_range: expected the recorded state, found the recorded act"),
     "a number that is none": (
         "lerobot_v21",
-        column("action", nan_in_row(2, 1)),
+        in_rows("action", nan_in_row(2, 1)),
         r"finite: step 2: expected a finite number for action action_1, found nan \(1 of 5 steps\)",
     ),
-    "a black camera": ("lerobot_v21", column(FRONT, dark), "black_view: view front: .*black in all 5 frames"),
+    "a black camera": ("lerobot_v21", in_rows(FRONT, dark), "black_view: view front: .*black in all 5 frames"),
     "a black camera in a video": ("lerobot_v21 video", filmed(lambda frames: frames * 0), "black_view: view front: "),
     "a frozen camera": (
         "lerobot_v21 video",
@@ -192,12 +99,12 @@ EPISODE_DAMAGES: dict[str, tuple[str, Damage, str]] = {
     ),
     "frozen timestamps": (
         "lerobot_v21",
-        column("timestamp", lambda times: [0.0] * len(times)),
+        in_rows("timestamp", lambda times: [0.0] * len(times)),
         r"timestamps: step 1: .* found the same timestamp \(4 of 4 steps\)",
     ),
     "timestamps that go back": (
         "lerobot_v21",
-        column("timestamp", lambda times: [*times[:4], 0.0]),
+        in_rows("timestamp", lambda times: [*times[:4], 0.0]),
         r"timestamps: step 4: .* found one 0.15 s before it \(1 of 4 steps\)",
     ),
     "a video without an end": ("lerobot_v21 video", cut(FILM, 0.6), f"decodable: view front: .*{FILM}"),
@@ -319,7 +226,7 @@ def test_a_number_out_of_place_is_found_by_the_recorded_range(tmp_path):
         values[3][2] = -7e30
         return values
 
-    outcome = damaged(tmp_path, "lerobot_v21", column("observation.state", change))
+    outcome = damaged(tmp_path, "lerobot_v21", in_rows("observation.state", change))
     assert outcome.quarantined == ["episode 1"]
     assert "step 3: expected state observation.state_2 within the recorded " in outcome.lines[0]
     assert outcome.lines[0].endswith("found -7e+30 (1 of 5 steps, 1 of 4 dimensions)")
@@ -382,140 +289,3 @@ def test_files_that_were_hashed_are_compared_with_their_hash(tmp_path):
         run()
     run(skip=["contents"])
     assert any(line.startswith("contents: ") for line in json.loads(paths["validation"].read_text())["not_checked"])
-
-
-REAL: dict[str, dict[str, Any]] = {
-    "bridge_v21_images": {
-        "format": "lerobot_v21",
-        "columns": {
-            "state": "observation.state",
-            "actions": "action",
-            "views": {"over": "observation.images.image_0", "side": "observation.images.image_1"},
-        },
-    },
-    "gr1_v20_video": {
-        "format": "lerobot_v20",
-        "columns": {
-            "state": "observation.state",
-            "actions": "action",
-            "views": {"ego": "observation.images.ego_view"},
-            "instruction": "annotation.human.action.task_description",
-        },
-    },
-    "g1_v21_video": {
-        "format": "lerobot_v21",
-        "select": {"present": True},
-        "columns": {
-            "state": "observation.state",
-            "actions": "action",
-            "views": {"high": "observation.images.cam_high"},
-        },
-    },
-    "bridge_stepwise": {
-        "format": "stepwise",
-        "columns": {
-            "state": "state",
-            "actions": "action",
-            "views": {"main": "image_1", "wrist": "image_2"},
-            "instruction": "prompt",
-            "fps": 5,
-        },
-    },
-    **{
-        name: {
-            "format": f"lerobot_{name[8:11]}",
-            "columns": {
-                "state": "observation.state",
-                "actions": "action",
-                "views": {"cam": "observation.images.cam"},
-            },
-        }
-        for name in ("written_v21_video_033", "written_v30_video_044", "written_v30_video_061")
-    },
-}
-WARNINGS = {
-    "bridge_v21_images": ["action_saturation"],
-    "gr1_v20_video": ["constant_dimension", "constant_dimension", "outlier"],
-    "g1_v21_video": ["selection", "action_saturation"],
-    "bridge_stepwise": ["action_saturation"],
-}
-EPISODES = {"bridge_v21_images": 25, "gr1_v20_video": 5, "g1_v21_video": 6, "bridge_stepwise": 25}
-
-
-def real(name: str) -> Path:
-    if not (SHARED / name).is_dir():
-        pytest.skip(f"{SHARED / name} is not here")
-    return SHARED / name
-
-
-def test_all_shared_datasets_are_tried():
-    folders = {path.name for path in real("").iterdir() if path.is_dir()}
-    assert folders == REAL.keys()
-
-
-@pytest.mark.parametrize("name", REAL)
-def test_real_recordings_are_sound_but_for_known_warnings(name, tmp_path):
-    frames = "all" if name in ("bridge_v21_images", "bridge_stepwise", "gr1_v20_video") else "ends"
-    outcome = validated(real(name), tmp_path, REAL[name], on_bad_episode="stop", frames=frames)
-    assert outcome.stopped == ""
-    assert [finding["check"] for finding in outcome.record["findings"]] == WARNINGS.get(name, [])
-    assert outcome.record["episodes"]["total"] == EPISODES.get(name, 50)
-    assert (tmp_path / "report").read_text().count("data:image/png") > 0
-
-
-GR1_FILM = "videos/chunk-000/observation.images.ego_view/episode_000001.mp4"
-GR1_ROWS = "data/chunk-000/episode_000001.parquet"
-
-
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (flipped(GR1_FILM, 0.5), f"decodable: view ego: .*{GR1_FILM}"),
-        (cut(GR1_FILM, 0.9), f"decodable: view ego: .*{GR1_FILM}"),
-        (lambda root: shutil.copy(root / GR1_FILM.replace("1.mp4", "3.mp4"), root / GR1_FILM), "frames: view ego: "),
-        (flipped(GR1_ROWS, 0.999, 8), f"readable: .*{GR1_ROWS}"),
-        (
-            column("timestamp", lambda times: [time + (step > 100) for step, time in enumerate(times)], rows=GR1_ROWS),
-            r"timestamps: step 101: expected a timestamp 0.05 s after .*, found a gap of 1.05 s \(1 of ",
-        ),
-        (column("observation.state", nan_in_row(77, 5), rows=GR1_ROWS), "finite: step 77: .* state motor_5, found nan"),
-    ],
-)
-def test_damage_to_a_real_recording_is_found(damage, message, tmp_path):
-    root = tmp_path / "root"
-    shutil.copytree(real("gr1_v20_video"), root)
-    damage(root)
-    data = REAL["gr1_v20_video"] | {"select": {"episodes": [1, 2, 3]}}
-    outcome = validated(root, tmp_path / "out", data)
-    assert outcome.quarantined == ["episode 1"], outcome.lines
-    assert re.match(f"episode 1: {message}", outcome.lines[0]), outcome.lines
-
-
-PART = "part-00001.parquet"
-
-
-def in_row(row: int, value: Any) -> Callable[[list[Any]], list[Any]]:
-    return lambda values: [*values[:row], value, *values[row + 1 :]]
-
-
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (column("state", nan_in_row(13, 2), rows=PART), "finite: step 3: expected a finite number for state state_2"),
-        (column("image_2", in_row(12, b"none"), rows=PART), "decodable: view wrist: .*"),
-        (column("prompt", lambda texts: [*texts[:10], *[" "] * 10, *texts[20:]], rows=PART), "instruction: "),
-        (
-            column("is_terminal", in_row(14, True), rows=PART),
-            "after_terminal: step 5: expected the end after a terminal step, found 5 of 10 steps more",
-        ),
-    ],
-)
-def test_damage_to_stepwise_data_is_found(damage, message, tmp_path):
-    """The second episode of the second file."""
-    root = tmp_path / "root"
-    shutil.copytree(real("bridge_stepwise"), root)
-    first = sum(pq.read_table(root / "part-00000.parquet")["is_first"].to_pylist())
-    damage(root)
-    outcome = validated(root, tmp_path / "out", REAL["bridge_stepwise"])
-    assert re.match(f"episode {first + 1}: {message}", outcome.lines[0]), outcome.lines
-    assert outcome.quarantined == ([] if "terminal" in message else [f"episode {first + 1}"])
