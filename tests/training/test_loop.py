@@ -1,7 +1,9 @@
 """Whole trainings of a toy project in this process."""
 
 import json
+import logging
 import re
+import subprocess
 
 import pytest
 import torch
@@ -9,7 +11,7 @@ from projects import a_project, train_paths, write_params
 from safetensors.torch import load_file
 
 from vla.errors import ConfigError, DataError
-from vla.training import distributed, loop
+from vla.training import distributed, loop, train
 from vla.training.job import Job, JobConfig
 from vla.training.loop import check_ranks_differ
 from vla.training.parts import Parts
@@ -76,6 +78,18 @@ def test_metrics_say_how_fast_the_loader_is_and_how_long_training_waits(make_job
     rows = [row for row in rows_of(job) if "loss" in row]
     assert rows[0]["loader_samples_per_s"] > 0
     assert all(0 <= row["data_wait"] <= 1 for row in rows)
+
+
+def test_the_stage_says_at_its_end_whether_the_loader_keeps_up(project, monkeypatch, caplog):
+    subprocess.run(["git", "init", "-q", project], check=True)
+    monkeypatch.chdir(project)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{project}/mlflow.db")
+    write_params(project, {"train.steps": 4})
+    with caplog.at_level(logging.INFO):
+        train.run(train.Config.load(project / "params.yaml"), **train_paths(project))
+    summary = json.loads(train_paths(project)["metrics"].read_text())
+    assert summary["loader_samples_per_s"] > 0
+    assert f"headroom {summary['loader_headroom']:.2f}" in caplog.text
 
 
 def test_a_loss_that_is_not_finite_names_episodes_and_steps(make_job):
