@@ -120,7 +120,7 @@ class LeRobotDataset(ABC):
         column, size = self._columns.views[view], self.schema.views[view]
         if not self._info.is_video(column):
             chosen, where = self._take(episode_id, column, steps_N)
-            return decode_images(chosen, size, where=where)
+            return decode_images(chosen, size, where=where, steps_N=steps_N)
         path, times_N = self._times(episode_id, column, steps_N)
         where = f"Episode {episode_id}, {column}"
         return self._videos.frames(path, times_N, fps=self._info.fps, size=size, where=where)

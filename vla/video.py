@@ -77,7 +77,7 @@ class Videos:
     def key_times(self, path: Path, *, where: str) -> Float64[np.ndarray, "K"]:
         """When the key frames are shown, in seconds, ascending; decodes nothing."""
         with _explained(path, where, "when asked for its key frames"):
-            return self._track(path).key_times()
+            return self._track(path).key_times
 
     def count(self, path: Path, *, where: str) -> int:
         """The number of frames whose data are in the file; decodes nothing."""
@@ -150,10 +150,3 @@ def _explained(path: Path, where: str, place: str) -> Iterator[None]:
         raise DataError(
             f"{where}: expected a video that can be decoded, found {path} damaged {place} ({error}). Download it again."
         ) from None
-
-
-def read_frames(
-    path: Path, times_T: Float64[np.ndarray, "T"], *, fps: float, size: tuple[int, int], where: str
-) -> UInt8[np.ndarray, "T Y X 3"]:
-    """The frames at `times_T`, like `Videos.frames`, from a file opened for the purpose."""
-    return Videos().frames(path, times_T, fps=fps, size=size, where=where)

@@ -65,6 +65,7 @@ class Track:
         best = min(found, key=lambda frame: abs(frame.time - time), default=None)
         return best if best is not None and abs(best.time - time) < 0.5 / fps else None
 
+    @cached_property
     def key_times(self) -> Float64[np.ndarray, "K"]:
         """When the key frames are shown, in seconds, ascending."""
         if self._is_indexed and self._stream.codec_context.has_b_frames:
