@@ -14,22 +14,29 @@ class Headroom:
 
     delivered: float
     demanded: float
+    waited: float
+    """Share of the time that training spent waiting for batches all the same."""
 
     @classmethod
     def of(cls, rows: Iterable[Row]) -> "Headroom | None":
-        """From the metrics of a training; None when no row has them."""
-        samples, making, using = 0.0, 0.0, 0.0
-        before = 0
+        """From the metrics of a training; None when no row has them.
+
+        The first interval, in which files are opened and buffers filled, counts only where it is the only one.
+        """
+        intervals, before = [], 0
         for row in rows:
-            found = row.metrics
-            if "samples_per_s" not in found:
-                continue
-            steps, before = row.step - before, row.step
-            if "loader_samples_per_s" in found:
-                samples += steps
-                making += steps / found["loader_samples_per_s"]
-                using += steps * (1 - found["data_wait"]) / found["samples_per_s"]
-        return cls(samples / making, samples / using) if samples else None
+            if "samples_per_s" in row.metrics:
+                steps, before = row.step - before, row.step
+                if "loader_samples_per_s" in row.metrics:
+                    intervals.append((steps, row.metrics))
+        if not intervals:
+            return None
+        counted = intervals[1:] or intervals
+        samples = sum(steps for steps, _ in counted)
+        making = sum(steps / found["loader_samples_per_s"] for steps, found in counted)
+        taking = sum(steps / found["samples_per_s"] for steps, found in counted)
+        waiting = sum(steps / found["samples_per_s"] * found["data_wait"] for steps, found in counted)
+        return cls(samples / making, samples / (taking - waiting), waiting / taking)
 
     @property
     def ratio(self) -> float:
@@ -38,11 +45,11 @@ class Headroom:
     def __str__(self) -> str:
         text = (
             f"loader: delivers {self.delivered:.0f} samples/s alone, training takes {self.demanded:.0f} samples/s: "
-            f"headroom {self.ratio:.2f}"
+            f"headroom {self.ratio:.2f}, {self.waited:.0%} of the time spent waiting for data"
         )
         if self.ratio >= ENOUGH:
             return text
         return (
-            f"{text}. Training waits for data: raise execution.prefetch and, with train.order blocks, "
-            f"execution.decode_threads, switch transforms.augment off, or lower transforms.image_size."
+            f"{text}. For more, raise execution.prefetch and, with train.order blocks, execution.decode_threads, switch "
+            f"transforms.augment off, or lower transforms.image_size."
         )
