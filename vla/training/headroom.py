@@ -50,6 +50,6 @@ class Headroom:
         if self.ratio >= ENOUGH:
             return text
         return (
-            f"{text}. For more, raise execution.prefetch and, with train.order blocks, execution.decode_threads, switch "
-            f"transforms.augment off, or lower transforms.image_size."
+            f"{text}. For more, raise execution.prefetch and, with train.order blocks, execution.decode_threads, "
+            f"switch transforms.augment off, or lower transforms.image_size."
         )
