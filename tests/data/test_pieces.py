@@ -9,7 +9,7 @@ from vla.errors import DataError
 
 
 def spans(pieces: Pieces) -> list[tuple[int, int]]:
-    return [(int(start), int(start + length)) for start, length in zip(pieces.start_P, pieces.length_P, strict=True)]
+    return [(int(start), int(start + length)) for start, length in zip(pieces.start_K, pieces.length_K, strict=True)]
 
 
 def test_a_piece_is_a_block_between_two_places_where_reading_can_begin():

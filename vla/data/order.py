@@ -46,12 +46,12 @@ class FullOrder:
         self._seed, self._batch_size = seed, batch_size
         self._count = int(table.length_E.sum())
         self.steps_per_epoch = steps_per_epoch(self._count, batch_size)
-        self._presented_K: list[int] = []
-        self._samples_K: list[Samples] = []
+        self._presented: list[int] = []
+        self._samples_of: list[Samples] = []
         if weights:
-            self._presented_K = presented(table, weights)
+            self._presented = presented(table, weights)
             source_N = np.repeat(table.source_E, table.length_E)
-            self._samples_K = [np.flatnonzero(source_N == number) for number in range(len(table.sources))]
+            self._samples_of = [np.flatnonzero(source_N == number) for number in range(len(table.sources))]
         self._epoch = lru_cache(maxsize=2)(self._make_epoch)
 
     def samples(self, step: int) -> Samples:
@@ -60,14 +60,14 @@ class FullOrder:
 
     def _make_epoch(self, epoch: int) -> Samples:
         order = keyed.permutation(self._seed, "order", epoch, count=self._count)
-        if not self._presented_K:
+        if not self._presented:
             return order
-        drawn = [self._drawn(number, count, epoch) for number, count in enumerate(self._presented_K)]
+        drawn = [self._drawn(number, count, epoch) for number, count in enumerate(self._presented)]
         return np.concatenate(drawn)[order]
 
     def _drawn(self, source: int, count: int, epoch: int) -> Samples:
         """The samples of a source that an epoch presents."""
-        samples = self._samples_K[source]
+        samples = self._samples_of[source]
         parts = [
             keyed.permutation(self._seed, "order", source, own, count=len(samples))[begin:end]
             for own, begin, end in own_epochs(len(samples), epoch * count, (epoch + 1) * count)
@@ -100,14 +100,14 @@ class BlocksOrder:
         weights: Mapping[str, float] | None = None,
     ) -> None:
         self._seed, self._batch_size = seed, batch_size
-        self._pieces, episode_P = Pieces.of(table)
+        self._pieces, episode_K = Pieces.of(table)
         self.steps_per_epoch = steps_per_epoch(self._pieces.num_samples, batch_size)
-        self._presented_K: list[int] = []
-        self._pieces_K: list[Pieces] = []
+        self._presented: list[int] = []
+        self._pieces_of: list[Pieces] = []
         if weights:
-            self._presented_K = presented(table, weights)
-            of_K = [np.flatnonzero(table.source_E[episode_P] == number) for number in range(len(table.sources))]
-            self._pieces_K = [self._pieces.take(index_P) for index_P in of_K]
+            self._presented = presented(table, weights)
+            chosen = [np.flatnonzero(table.source_E[episode_K] == number) for number in range(len(table.sources))]
+            self._pieces_of = [self._pieces.take(index_K) for index_K in chosen]
         self.lanes = lanes_of(batch_size)
         self.per_lane = batch_size // self.lanes
         """Samples of a lane in every batch."""
@@ -172,13 +172,13 @@ class BlocksOrder:
 
     def _make_epoch(self, epoch: int) -> Pieces:
         drawn = self._pieces
-        if self._presented_K:
-            drawn = Pieces.join([self._drawn(number, count, epoch) for number, count in enumerate(self._presented_K)])
+        if self._presented:
+            drawn = Pieces.join([self._drawn(number, count, epoch) for number, count in enumerate(self._presented)])
         return drawn.take(keyed.permutation(self._seed, "order", epoch, count=len(drawn)))
 
     def _drawn(self, source: int, count: int, epoch: int) -> Pieces:
         """The pieces of a source that an epoch presents; those at its ends may be cut."""
-        pieces = self._pieces_K[source]
+        pieces = self._pieces_of[source]
         return Pieces.join(
             [
                 pieces.take(keyed.permutation(self._seed, "order", source, own, count=len(pieces))).cut(begin, end)
@@ -212,18 +212,18 @@ def presented(table: EpisodeTable, weights: Mapping[str, float]) -> list[int]:
 
     A dataset of the mixture that is held out as a whole is not in the table of the train split and has no share.
     """
-    share_K = np.array([weights[name] for name in table.sources])
-    exact_K = share_K / share_K.sum() * table.length_E.sum()
-    count_K = np.floor(exact_K).astype(np.int64)
+    share = np.array([weights[name] for name in table.sources])
+    exact = share / share.sum() * table.length_E.sum()
+    count = np.floor(exact).astype(np.int64)
     # What rounding down has lost goes to the largest remainders.
-    count_K[np.argsort(count_K - exact_K, kind="stable")[: int(table.length_E.sum() - count_K.sum())]] += 1
-    if not count_K.all():
-        never = table.sources[int(np.argmin(count_K))]
+    count[np.argsort(count - exact, kind="stable")[: int(table.length_E.sum() - count.sum())]] += 1
+    if not count.all():
+        never = table.sources[int(np.argmin(count))]
         raise ConfigError(
             f"data: expected weights by which an epoch of {table.length_E.sum()} samples presents every dataset, found "
             f"{weights[never]:g} for {never}, less than one sample. Raise it or remove the dataset."
         )
-    return [int(count) for count in count_K]
+    return [int(count) for count in count]
 
 
 def own_epochs(count: int, first: int, last: int) -> Iterator[tuple[int, int, int]]:
