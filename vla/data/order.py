@@ -223,7 +223,7 @@ def presented(table: EpisodeTable, weights: Mapping[str, float]) -> list[int]:
             f"data: expected weights by which an epoch of {table.length_E.sum()} samples presents every dataset, found "
             f"{weights[never]:g} for {never}, less than one sample. Raise it or remove the dataset."
         )
-    return [int(count) for count in count]
+    return [int(number) for number in count]
 
 
 def own_epochs(count: int, first: int, last: int) -> Iterator[tuple[int, int, int]]:
