@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Literal, Self, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
 
 from vla.errors import ConfigError
 from vla.registry import did_you_mean
@@ -96,8 +97,15 @@ def explain(error: ValidationError, model: type[BaseModel], where: str) -> str:
         elif item["type"] == "missing":
             lines.append(f"{where}: {dotted}: expected a value, found none. Add it.")
         else:
-            lines.append(f"{where}: {dotted}: {_lower_first(item['msg'])}, found {item['input']!r}. Correct the value.")
+            lines.append(f"{where}: {dotted}: {_fault(item)}")
     return "\n".join(lines)
+
+
+def _fault(item: ErrorDetails) -> str:
+    """What is wrong with a value, and what it is, unless a validator of ours has said that or it is a whole section."""
+    text = _lower_first(item["msg"].removeprefix("Value error, "))
+    said = item["type"] == "value_error" and ("found " in text or isinstance(item["input"], dict))
+    return text if said else f"{text}, found {item['input']!r}. Correct the value."
 
 
 def _follow(model: type[BaseModel], location: list[str]) -> tuple[list[str], list[type[BaseModel]]]:

@@ -56,7 +56,8 @@ class Frames:
     ) -> Self:
         """Map the frames in `folder`, decoding them first where no earlier process has; others wait meanwhile.
 
-        `identity` stands for the dataset's contents, the choice of columns and the code that reads it.
+        `identity` stands for the dataset's contents, the choice of columns and the code that reads it. All files that a
+        training maps must fit into `limit_bytes` together, or they would push each other out.
         """
         shape = stored_shape(samples, len(samples) if step_N is None else len(step_N))
         path = folder / f"{_key(samples, step_N, identity)}.u8"
@@ -74,7 +75,9 @@ class Frames:
                         out[row : row + len(frames)] = frames
                         bar.update(len(frames))
                     out.flush()
-        return cls(np.memmap(path, dtype=np.uint8, mode="r", shape=shape), step_N)
+            path.touch()  # the frames used last are the last to make room
+            # Mapped under the lock: afterwards another training may remove the file, which a map outlives.
+            return cls(np.memmap(path, dtype=np.uint8, mode="r", shape=shape), step_N)
 
     @classmethod
     def decode(cls, samples: Samples, dataset: Recordings, step_N: Int64[np.ndarray, "N"]) -> Self:

@@ -69,10 +69,11 @@ class Manifest:
 
     @property
     def digest(self) -> str:
-        """Identity of the data: equal for equal files, wherever they lie if all their hashes are known."""
+        """Identity of the data as read: equal for equal files, wherever they lie if all their hashes are known."""
         root = None if all(entry.sha256 for entry in self.files) else self.root
         identity = [self.format, root, [entry.plain() for entry in self.files]]
-        return artifacts.digest_of_value([*identity, self.mixture] if self.mixture else identity)
+        further = [part for part in (self.mixture, self.code) if part]
+        return artifacts.digest_of_value([*identity, *further])
 
     @property
     def listed(self) -> dict[str, Listed]:

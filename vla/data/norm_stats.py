@@ -40,7 +40,8 @@ class NormStatsConfig(config.Config):
     weighting: Literal["steps", "chunks"]
     """How often an action counts: once, or once for every chunk that it stands in."""
     reuse: Path | None = None
-    """A bundle or a `norm_stats.json`, as for fine-tuning, whose statistics are taken over; null to compute them."""
+    """A bundle or a `norm_stats.json`, as for fine-tuning, whose statistics are taken over; null to compute them.
+    DVC does not watch it: when it changes, run `dvc repro -f -s norm_stats`."""
     memory_bytes: Annotated[int, Field(ge=0)]
     """Numeric columns up to this size are kept between the two scans; the numbers do not depend on it."""
 

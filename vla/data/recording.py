@@ -4,7 +4,7 @@ Frames are decoded in pieces of bounded size and forgotten at once, so that an e
 be read is noted, not raised: it is the checks that judge.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
 
@@ -12,13 +12,11 @@ import numpy as np
 from jaxtyping import Bool, Int64, UInt8
 
 from vla.errors import DataError
-from vla.formats import Range, Recordings
+from vla.formats import Range, Recordings, pieces
 from vla.terms import DatasetSchema, Steps
 
 Looks = Literal["none", "ends", "all"]
 """Which frames of a view are decoded; `ends` means the first, the middle and the last of an episode."""
-PIECE_BYTES = 64_000_000
-"""Decoded frames that are held at a time."""
 DARKNESS = 2.0
 """Mean pixel value (of 255) up to which a frame counts as black: what video compression leaves of black."""
 Picture = UInt8[np.ndarray, "Y X 3"]
@@ -123,18 +121,11 @@ def _look(data: Recordings, recording: Recording, view: str, frames: Looks) -> V
         counted = data.frame_count(episode_id, view)
         if counted not in (None, length):
             return View(counted=counted)
-        pieces = _pieces(length, recording.schema.views[view]) if frames == "all" else _ends(length)
-        facts = View.of(frame for steps in pieces for frame in data.images(episode_id, view, steps))
+        chosen = pieces(length, recording.schema.views[view]) if frames == "all" else _ends(length)
+        facts = View.of(frame for steps in chosen for frame in data.images(episode_id, view, steps))
     except DataError as undecodable:
         return View(error=str(undecodable), counted=counted)
     return replace(facts, counted=counted)
-
-
-def _pieces(length: int, size: tuple[int, int]) -> Iterator[Int64[np.ndarray, "N"]]:
-    """All steps in pieces of at most PIECE_BYTES of pixels."""
-    most = max(1, PIECE_BYTES // (size[0] * size[1] * 3))
-    for start in range(0, length, most):
-        yield np.arange(start, min(start + most, length))
 
 
 def _ends(length: int) -> list[Int64[np.ndarray, "N"]]:

@@ -97,7 +97,8 @@ class Samples:
         return Numbers(
             state_BTS=self.processor.state.forward(state_BTS),
             actions_BPHA=self.processor.normalise_actions(actions_BPHA, state_BTS[:, -predicted:]),
-            time_BT=recorded.timestamp_T[rows_BT].astype(np.float32),
+            # Clocks may begin anywhere, and float32 resolves a day's seconds only to hundredths.
+            time_BT=(recorded.timestamp_T[rows_BT] - recorded.timestamp_T[first_B1]).astype(np.float32),
         )
 
 

@@ -185,8 +185,8 @@ def find_problem(inspection: Inspection, table: pa.Table, cfg: ValidateConfig, *
         )
     if "train" not in sides:
         return (
-            f"{dataset}: expected episodes to train on, found all {len(table) - len(reasons)} held out for validation. "
-            f"Add episodes that differ, or lower validate.holdout."
+            f"{dataset}: expected episodes to train on, found all {len(table) - len(reasons)} held out for validation: "
+            f"equal recordings follow one that is held out. Add episodes that differ, or hold out others."
         )
     if "validation" not in sides:
         return (

@@ -3,7 +3,7 @@
 Data is read in place with plain pyarrow; opening a dataset reads its metadata only.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -27,6 +27,8 @@ EPISODES = pa.schema(
     ]
 )
 """The table that `Dataset.episodes` returns."""
+PIECE_BYTES = 64_000_000
+"""Pixels of an episode that are decoded at a time by who reads all of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,3 +118,10 @@ class Format(Protocol):
     def open_dataset(self, folder: Folder, columns: Columns, *, name: str) -> Dataset:
         """Open the dataset in `folder`; `name` is the identity that episode uids are made of."""
         ...
+
+
+def pieces(length: int, size: tuple[int, int]) -> Iterator[Int64[np.ndarray, "N"]]:
+    """All steps of an episode, in pieces whose images of `size` (rows, columns) take PIECE_BYTES at most."""
+    most = max(1, PIECE_BYTES // (size[0] * size[1] * 3))
+    for start in range(0, length, most):
+        yield np.arange(start, min(start + most, length))

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -22,7 +23,7 @@ from mlflow.exceptions import MlflowException
 from requests import RequestException
 from sqlalchemy.exc import SQLAlchemyError
 
-from vla import workspace
+from vla import artifacts, workspace
 from vla.errors import TrackingError
 from vla.tracking.journal import Row
 
@@ -70,7 +71,12 @@ def connect(uri: str) -> MlflowClient:
     """A client; the first one of an sqlite store creates the database, one process at a time."""
     if not uri.startswith("sqlite"):
         return MlflowClient(uri)
+    database = Path(uri.removeprefix("sqlite:///"))
     with locked("mlflow"):
+        if database.is_absolute() and not database.exists():
+            # A process that is killed while it makes the tables would leave a database that never opens again.
+            with artifacts.new_file(database) as partial:
+                MlflowClient(f"sqlite:///{partial}")
         return MlflowClient(uri)
 
 

@@ -12,7 +12,7 @@ import torch
 
 from vla import artifacts, keyed
 from vla.data.episodes import EpisodeTable
-from vla.data.frames import Frames
+from vla.data.frames import Frames, stored_shape
 from vla.data.lanes import Lanes
 from vla.data.loader import Resident, TrainingOrder, ValidationOrder, held_out
 from vla.data.manifest import Manifest
@@ -80,7 +80,7 @@ def training_order(job: Job, samples: Samples, dataset: Recordings) -> TrainingO
     common = {"seed": job.cfg.seed, "batch_size": cfg.batch_size}
     if cfg.order == "full":
         order = FullOrder(samples.table, weights=weights, **common)
-        frames = _open_frames(job, samples, dataset)
+        frames = _open_frames(job, samples, dataset, beside=cfg.validation_samples * samples.windows.spec.window_steps)
         supply: Resident | Lanes = Resident.read(order, samples, dataset, frames)
         return TrainingOrder(samples, order, supply, augment=job.cfg.transforms.augment, **common)
     blocks = BlocksOrder(samples.table, weights=weights, buffer_steps=cfg.buffer_steps, **common)
@@ -96,7 +96,7 @@ def validation_order(job: Job, samples: Samples, dataset: Recordings) -> Validat
         samples,
         chosen,
         numbers=read_numbers(samples, dataset, chosen),
-        frames=_open_frames(job, samples, dataset, np.unique(samples.observed(chosen))),
+        frames=_open_frames(job, samples, dataset, step_N=np.unique(samples.observed(chosen))),
         seed=job.cfg.seed,
         num_times=job.cfg.train.validation_times,
     )
@@ -131,13 +131,16 @@ def read_norm_stats(path: Path, dataset: Recordings) -> NormStats:
     return stats
 
 
-def _open_frames(job: Job, samples: Samples, dataset: Recordings, step_N: np.ndarray | None = None) -> Frames:
+def _open_frames(
+    job: Job, samples: Samples, dataset: Recordings, *, step_N: np.ndarray | None = None, beside: int = 0
+) -> Frames:
+    """The frames of the given steps, else of all; `beside` is the number of further steps that need room as well."""
     columns = {name: source.columns.plain() for name, source in job.cfg.data.sources.items()}
     return Frames.open(
         job.frames,
         samples,
         dataset,
         identity=artifacts.digest_of_value([Manifest.read(job.dataset).digest, columns, job.code]),
-        limit_bytes=job.cfg.execution.cache_bytes,
+        limit_bytes=job.cfg.execution.cache_bytes - beside * int(np.prod(stored_shape(samples))),
         step_N=step_N,
     )
