@@ -83,3 +83,9 @@ def test_a_file_that_is_no_manifest_is_an_error(tmp_path: Path, values: dict[str
     (tmp_path / FILE_NAME).write_text(json.dumps(values))
     with pytest.raises(DataError, match="expected a dataset manifest"):
         Manifest.read(tmp_path)
+
+
+def test_the_code_that_reads_a_further_source_is_part_of_its_identity(folder: Path) -> None:
+    manifest = describe(folder, in_place=False)
+    codes = [replace(manifest, code=code).digest for code in (None, "a" * 64, "b" * 64)]
+    assert len(set(codes)) == 3

@@ -80,3 +80,12 @@ def test_an_episode_of_another_length_than_validated_is_refused():
 def test_runs_are_the_longest_ranges_of_equal_values():
     assert list(runs(np.array([3, 3, 5, 3]))) == [(0, 2), (2, 3), (3, 4)]
     assert list(runs(np.array([0]))) == [(0, 1)]
+
+
+def test_time_counts_from_the_start_of_the_episode_whatever_the_clock_says():
+    # Seconds since 1970, which float32 resolves to two minutes.
+    clock = 1_700_000_000 + np.arange(5) / 10
+    dataset = ArrayDataset([make_episode(5, timestamp_T=clock)])
+    samples = some_samples(a_table([5]), window=2)
+    numbers = read_numbers(samples, dataset, np.array([0, 4]))
+    np.testing.assert_allclose(numbers.time_BT, [[0, 0], [0.3, 0.4]], atol=1e-6)

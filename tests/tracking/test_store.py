@@ -71,6 +71,21 @@ def test_processes_that_start_together_make_one_database(tmp_path, monkeypatch):
     assert {found.name for found in client.search_experiments()} == {"Default", "robots"}
 
 
+def test_a_process_that_is_killed_while_it_makes_the_database_leaves_none(tmp_path):
+    code = (
+        "import os, signal, sys; from mlflow.store.tracking import sqlalchemy_store as s;"
+        "from vla.tracking import store;"
+        "s.SqlAlchemyStore._get_or_create_default_experiment = lambda *_: os.kill(os.getpid(), signal.SIGKILL);"
+        "s.SqlAlchemyStore._create_default_experiment = lambda *_: os.kill(os.getpid(), signal.SIGKILL);"
+        "store.connect('sqlite:///' + sys.argv[1])"
+    )
+    database = tmp_path / "mlflow.db"
+    killed = subprocess.run([sys.executable, "-c", code, str(database)], cwd=tmp_path, check=False)
+    assert killed.returncode == -9
+    assert not database.exists()
+    assert store.connect(f"sqlite:///{database}").search_experiments()
+
+
 def test_uploads_are_waited_for_longer_than_requests(monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
     with store.patient():

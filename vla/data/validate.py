@@ -5,6 +5,7 @@ stops it. Nothing is skipped silently: the report lists what was found, what was
 it is written before the run stops.
 """
 
+import logging
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -28,6 +29,8 @@ from vla.data.survey import Survey
 from vla.data.validation_record import make_record, make_table
 from vla.errors import ConfigError, DataError
 from vla.registry import did_you_mean
+
+logger = logging.getLogger(__name__)
 
 NAMED_EPISODES = 5
 """Faulty episodes that the error message describes before it counts the rest."""
@@ -104,6 +107,11 @@ def run(cfg: Config, *, dataset: Path, episodes: Path, validation: Path, report:
     if problem:
         raise DataError(f"{problem} Open {report} for all findings.")
     write_table(episodes, table, dataset_digest=manifest.digest)
+    counts, warnings_found = record["episodes"], sum(finding.level == "warning" for finding in inspection.findings)
+    logger.info(
+        "%d episodes: %d train, %d validation, %d quarantined; %d warnings, see %s",
+        *(counts[side] for side in ("total", "train", "validation", "quarantined")), warnings_found, report,
+    )  # fmt: skip
 
 
 def list_sources(data: Sources, cfg: Config, dataset: Path) -> list[Listing]:
