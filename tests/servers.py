@@ -25,6 +25,8 @@ class Site:
     """Path -> after how many bytes of the answer the connection breaks, once for each number."""
     statuses: dict[str, list[int]] = field(default_factory=dict)
     """Path -> answers to give instead, one for each request."""
+    redirects: dict[str, str] = field(default_factory=dict)
+    """Path -> where else it is."""
     ranges: bool = True
     asked: list[tuple[str, str, str]] = field(default_factory=list)
     """Method, path and Range of every request."""
@@ -56,6 +58,8 @@ class Handler(BaseHTTPRequestHandler):
         statuses = self.site.statuses.get(path)
         if statuses:
             self.reply(statuses.pop(0), b"not now")
+        elif path in self.site.redirects:
+            self.reply(302, b"", Location=self.site.redirects[path])
         elif path in self.site.files:
             self.send(path, self.site.files[path])
         else:

@@ -297,7 +297,15 @@ def test_a_digest_for_a_folder_is_refused(site: Site, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["https://me:secret@data.example/reach", "https://me@data.example/reach", "s3://me:secret@bucket/reach"]
+    "url",
+    [
+        "https://me:secret@data.example/reach",
+        "https://me@data.example/reach",
+        "s3://me:secret@bucket/reach",
+        "simplecache::https://me:secret@data.example/reach",
+        "zip://*.parquet::simplecache::s3://me:secret@bucket/reach.zip",
+        "https://me:a::secret@data.example/reach",
+    ],
 )
 def test_a_password_in_a_url_is_refused_and_not_repeated(url: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"expected no user and password.*~/\.netrc") as caught:
@@ -305,17 +313,45 @@ def test_a_password_in_a_url_is_refused_and_not_repeated(url: str, tmp_path: Pat
     assert "secret" not in str(caught.value)
 
 
-def test_what_may_be_secret_in_a_url_is_not_kept() -> None:
-    assert public("https://host.example:8/a/b.zip?token=secret#x") == "https://host.example:8/a/b.zip"
+@pytest.mark.parametrize("prefix", ["", "simplecache::"])
+def test_a_query_in_a_url_is_refused_and_not_repeated(prefix: str, tmp_path: Path) -> None:
+    url = f"{prefix}https://data.example/reach.zip?token=secret"
+    with pytest.raises(ConfigError, match=r"expected no query, found \S*/reach.zip\?\.\.\. Param.*~/\.netrc") as caught:
+        download.run(config(url=url, sha256="0" * 64), dataset=tmp_path / "dataset")
+    assert "secret" not in str(caught.value)
 
 
-def test_what_may_be_secret_in_a_url_is_not_logged(
-    tmp_path: Path, site: Site, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://host.example:8/a/b.zip?token=secret#x", "https://host.example:8/a/b.zip"),
+        ("simplecache::https://me:secret@host.example/a?token=secret", "simplecache::https://host.example/a"),
+        ("file:///data/reach", "file:///data/reach"),
+        ("http://[fe80::1]:8/reach", "http://[fe80::1]:8/reach"),
+    ],
+)
+def test_what_may_be_secret_in_a_url_is_not_kept(url: str, shown: str) -> None:
+    assert public(url) == shown
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "http://127.0.0.1:1/blob?X-Amz-Signature=SECRET123",
+        "http://127.0.0.1:1/blob?X-Amz-Signature=('a b',SECRET123)",  # is quoted again on its way
+        "http://me:SECRET123@127.0.0.1:1/blob",
+        "nosuch://me:SECRET123@host/blob?X-Amz-Signature=SECRET123",
+    ],
+)
+def test_what_may_be_secret_in_a_redirect_is_neither_logged_nor_shown(
+    target: str, tmp_path: Path, site: Site, caplog: pytest.LogCaptureFixture
 ) -> None:
-    closed = site.url.rpartition(":")[0] + ":1"
+    site.redirects["/a.zip"] = target
     with pytest.raises(DataError, match="found the connection broken 5 times") as caught:
-        download.run(config(url=f"{closed}/a.zip?token=secret", sha256="0" * 64), dataset=tmp_path / "dataset")
-    assert "secret" not in str(caught.value) + caplog.text
+        download.run(config(url=f"{site.url}/a.zip", sha256="0" * 64), dataset=tmp_path / "dataset")
+    assert "/blob" in str(caught.value)
+    assert "/blob" in caplog.text
+    assert "SECRET123" not in str(caught.value) + caplog.text
 
 
 @pytest.mark.parametrize(

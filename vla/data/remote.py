@@ -6,6 +6,7 @@ what the file system's own library reads (AWS_*, GOOGLE_APPLICATION_CREDENTIALS,
 """
 
 import importlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -26,6 +27,12 @@ TIMEOUT = (30.0, 60.0)
 AGAIN = (408, 425, 429, 500, 502, 503, 504)
 """Answers that may be others a little later."""
 HTTP = ("http", "https")
+CHAIN = re.compile(r"::(?=[a-z0-9+.-]+(?:::|://))", re.IGNORECASE)
+"""Between the parts of a URL whose file systems fsspec puts on each other, such as simplecache::https://..."""
+PASSWORD = re.compile(r"://[^/?#]*:[^/?#]*@|https?://[^/?#]*@", re.IGNORECASE)
+USER = re.compile(r"//[^/?#\s]*@")
+QUERY = re.compile(r"\?\S+")
+"""What of an address may be secret; a quoted query may hold every character but blanks."""
 EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
 """Scheme -> extra of this package that installs what reads it."""
 OWN_ERRORS = {
@@ -64,22 +71,35 @@ class Reader(Protocol):
 
 
 def reader(url: str, *, where: str) -> Reader:
-    """What reads the URL; raises ConfigError when nothing does, or when the URL holds a password."""
-    parts = urlsplit(url)
-    if parts.password is not None or (parts.scheme in HTTP and parts.username):
+    """What reads the URL; raises ConfigError when nothing does, or when the URL holds what may be secret."""
+    if PASSWORD.search(url):
         raise ConfigError(
-            f"{where}.url: expected no user and password, found them in the URL of {parts.hostname}. Put them into "
-            f"the environment or ~/.netrc: parameters are kept in git and in records."
+            f"{where}.url: expected no user and password, found them in the URL. Put them into the environment or "
+            f"~/.netrc: parameters are kept in git and in records."
         )
-    if not parts.scheme:
-        raise ConfigError(f"{where}.url: expected a URL such as https://..., found {url!r}. For a folder use 'local'.")
-    return HttpReader(url) if parts.scheme in HTTP else FileSystemReader(url, where=where)
+    if any(parts.scheme in HTTP and parts.query for parts in map(urlsplit, CHAIN.split(url))):
+        raise ConfigError(
+            f"{where}.url: expected no query, found {public(url)}?... Parameters are kept in git and in records, and a "
+            f"query may hold a token: use ~/.netrc, or s3:// or gs:// with the store's own credentials."
+        )
+    scheme = urlsplit(url).scheme
+    if not scheme:
+        raise ConfigError(
+            f"{where}.url: expected a URL such as https://..., found {public(url)!r}. For a folder use 'local'."
+        )
+    return HttpReader(url) if scheme in HTTP else FileSystemReader(url, where=where)
 
 
 def public(url: str) -> str:
     """The URL without what may be secret: user, password, query."""
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+    chain = [urlsplit(part) for part in CHAIN.split(url)]
+    shown = [(parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", "") for parts in chain]
+    return "::".join(map(urlunsplit, shown))
+
+
+def _scrubbed(error: BaseException) -> str:
+    """The message of a library, which may repeat addresses: ours, as it quotes it, and those of redirects."""
+    return QUERY.sub("?...", USER.sub("//", str(error)))
 
 
 class HttpReader:
@@ -114,11 +134,7 @@ class HttpReader:
                     yield offset, piece
                     offset += len(piece)
         except requests.RequestException as error:
-            raise Interrupted(f"{type(error).__name__}: {self._without_query(str(error))}") from None
-
-    def _without_query(self, text: str) -> str:
-        """The library's messages repeat the address, whose query may be secret."""
-        return text.replace(self._url.query, "...") if self._url.query else text
+            raise Interrupted(f"{type(error).__name__}: {_scrubbed(error)}") from None
 
 
 def _refused(address: str, answer: requests.Response) -> str:
@@ -139,11 +155,11 @@ class FileSystemReader:
             extra = EXTRAS.get(scheme)
             advice = f"pip install 'vlaflow[{extra}]'" if extra else "install the package that it names"
             raise ConfigError(
-                f"{where}.url: expected a package for {scheme}: URLs, found none ({error}). Run: {advice}."
+                f"{where}.url: expected a package for {scheme}: URLs, found none ({_scrubbed(error)}). Run: {advice}."
             ) from None
         except ValueError as error:
             raise ConfigError(
-                f"{where}.url: expected a URL that fsspec knows, found {public(url)!r} ({error})."
+                f"{where}.url: expected a URL that fsspec knows, found {public(url)!r} ({_scrubbed(error)})."
             ) from None
         self._base = self._base.rstrip("/")
         own = OWN_ERRORS.get(EXTRAS.get(scheme, ""), ())
@@ -155,8 +171,8 @@ class FileSystemReader:
             found: dict[str, dict[str, Any]] = self._files.find(self._base, detail=True)
         except self._errors as error:
             raise DataError(
-                f"{self._base}: expected a folder that can be listed, found {type(error).__name__}: {error}. "
-                f"Correct download.url, or the credentials in the environment."
+                f"{self._base}: expected a folder that can be listed, found {type(error).__name__}: "
+                f"{_scrubbed(error)}. Correct download.url, or the credentials in the environment."
             ) from None
         start = len(self._base) + 1
         return [RemoteFile(path[start:], info.get("size"), _changed(info)) for path, info in found.items()]
@@ -176,7 +192,7 @@ class FileSystemReader:
                 f"credentials in the environment."
             ) from None
         except self._errors as error:
-            raise Interrupted(f"{type(error).__name__}: {error}") from None
+            raise Interrupted(f"{type(error).__name__}: {_scrubbed(error)}") from None
 
 
 def _imported(dotted: str) -> type[Exception]:
