@@ -2,9 +2,13 @@
 
 import io
 import tarfile
+import time
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from vla.data import archives
@@ -70,6 +74,88 @@ def test_a_truncated_archive_is_refused(tmp_path: Path) -> None:
     (tmp_path / "cut.tar.gz").write_bytes((tmp_path / "whole.tar.gz").read_bytes()[:40])
     with pytest.raises(DataError, match="expected a complete archive"):
         archives.unpack(tmp_path / "cut.tar.gz", tmp_path / "files")
+
+
+@pytest.mark.parametrize("kind", ["tar.bz2", "tar.xz", "zip"])
+@pytest.mark.parametrize("at", [0.3, 0.5, 0.7])
+def test_damage_within_an_archive_is_explained(tmp_path: Path, kind: str, at: float) -> None:
+    packed, content = tmp_path / f"packed.{kind}", np.random.default_rng(0).bytes(20_000)
+    if kind == "zip":
+        with zipfile.ZipFile(packed, "w", zipfile.ZIP_LZMA) as archive:
+            archive.writestr("a", content)
+    else:
+        compression: Any = f"w:{kind.partition('.')[2]}"
+        with tarfile.open(packed, compression) as archive:
+            made = tarfile.TarInfo("a")
+            made.size = len(content)
+            archive.addfile(made, io.BytesIO(content))
+    damaged = bytearray(packed.read_bytes())
+    middle = int(at * len(damaged))
+    damaged[middle : middle + 50] = b"x" * 50
+    packed.write_bytes(damaged)
+    with pytest.raises(DataError, match="expected a complete archive"):
+        archives.unpack(packed, tmp_path / "files")
+    assert not (tmp_path / "files").exists()
+
+
+@pytest.mark.parametrize(
+    ("at", "value", "found"),
+    [(6, 1, "is encrypted, password required"), (8, 77, "compression method is not supported")],
+)
+def test_a_zip_that_cannot_be_read_is_refused(tmp_path: Path, at: int, value: int, found: str) -> None:
+    packed = tmp_path / "packed.zip"
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("a", b"abc")
+    content = bytearray(packed.read_bytes())
+    content[at] = content[content.index(b"PK\1\2") + at + 2] = value  # flags, method: here and in the list of files
+    packed.write_bytes(content)
+    with pytest.raises(
+        DataError, match=f"expected an archive without a password and of a common method, found .*{found}"
+    ):
+        archives.unpack(packed, tmp_path / "files")
+
+
+@pytest.mark.parametrize("names", [("a/b", "a"), ("a", "a/b"), ("a", "a/b/c")])
+@pytest.mark.parametrize("kind", ["tar", "zip"])
+def test_a_file_in_place_of_a_folder_is_refused(tmp_path: Path, names: tuple[str, str], kind: str) -> None:
+    packed = tmp_path / f"packed.{kind}"
+    if kind == "tar":
+        tar_of(packed, *map(member, names))
+    else:
+        with zipfile.ZipFile(packed, "w") as archive:
+            for name in names:
+                archive.writestr(name, b"x")
+    with pytest.raises(DataError, match=r"expected paths of files, found '\w' as a file and as a folder"):
+        archives.unpack(packed, tmp_path / "files")
+    assert not (tmp_path / "files").exists()
+
+
+@pytest.fixture
+def kiritimati(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A time zone far from UTC."""
+    monkeypatch.setenv("TZ", "Pacific/Kiritimati")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.usefixtures("kiritimati")
+@pytest.mark.parametrize(
+    ("date", "seconds"), [((2024, 5, 6, 7, 8, 10), 1_714_979_290), ((1980, 0, 0, 0, 0, 0), 315_532_800)]
+)
+def test_the_time_in_a_zip_means_the_same_in_every_time_zone(
+    tmp_path: Path, date: tuple[int, int, int, int, int, int], seconds: int
+) -> None:
+    with zipfile.ZipFile(tmp_path / "packed.zip", "w") as archive:
+        archive.writestr(zipfile.ZipInfo("a", date), b"x")
+    archives.unpack(tmp_path / "packed.zip", tmp_path / "files")
+    assert (tmp_path / "files/a").stat().st_mtime == seconds
+
+
+def test_an_error_of_the_disk_is_not_taken_for_damage(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        archives.unpack(tmp_path / "nowhere.tar", tmp_path / "files")
 
 
 def test_folders_around_all_contents_are_left_out(tmp_path: Path) -> None:

@@ -1,9 +1,10 @@
 """Unpacking an archive that comes from outside: only ordinary files, all of them below the target folder."""
 
+import calendar
+import lzma
 import os
 import shutil
 import tarfile
-import time
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ from vla.errors import DataError
 from vla.paths import below
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+DAMAGES = (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError)
+"""Errors that damage gives, beside the OSError without a number that bz2 and gzip raise."""
 
 
 def is_archive(path: str) -> bool:
@@ -26,8 +29,8 @@ def is_archive(path: str) -> bool:
 def unpack(archive: Path, folder: Path) -> None:
     """Unpack into the new `folder`, which exists when all of it is there.
 
-    Raises DataError for a damaged archive, and for one with a path that leads out of the folder, or with a link or a
-    device: a dataset needs none.
+    Raises DataError for an archive that is damaged, encrypted or packed by an unknown method, and for one with a path
+    that leads out of the folder or through a file, or with a link or a device: a dataset needs none.
     """
     with artifacts.new_directory(folder) as partial, _damage_explained(archive):
         members = _zip_members(archive) if archive.name.lower().endswith(".zip") else _tar_members(archive)
@@ -55,8 +58,14 @@ def _zip_members(archive: Path) -> Iterator[tuple[str, float, IO[bytes]]]:
                     f"{archive}: expected ordinary files, found {member.filename!r}. Pack it without links."
                 )
             if not member.is_dir():
-                modified = time.mktime((*member.date_time, 0, 0, -1))
-                yield member.filename, modified, opened.open(member)
+                yield member.filename, _zip_time(member), opened.open(member)
+
+
+def _zip_time(member: zipfile.ZipInfo) -> float:
+    """Seconds since 1970, as if written in UTC: the archive does not tell its time zone, and all machines agree."""
+    year, month, day, *clock = member.date_time
+    # A time that nobody set has month 0 and day 0.
+    return calendar.timegm((year, min(max(month, 1), 12), max(day, 1), *clock))
 
 
 def _tar_members(archive: Path) -> Iterator[tuple[str, float, IO[bytes]]]:
@@ -73,5 +82,22 @@ def _tar_members(archive: Path) -> Iterator[tuple[str, float, IO[bytes]]]:
 def _damage_explained(archive: Path) -> Iterator[None]:
     try:
         yield
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error) as error:
-        raise DataError(f"{archive}: expected a complete archive, found {error}. Delete it and run again.") from None
+    except DAMAGES as error:
+        raise DataError(_damaged(archive, error)) from None
+    except (IsADirectoryError, NotADirectoryError, FileExistsError) as error:
+        path = Path(str(error.filename)).name
+        raise DataError(
+            f"{archive}: expected paths of files, found {path!r} as a file and as a folder. Pack it again."
+        ) from None
+    except RuntimeError as error:  # zipfile's for encryption, and NotImplementedError for methods
+        raise DataError(
+            f"{archive}: expected an archive without a password and of a common method, found {error}. Pack it again."
+        ) from None
+    except OSError as error:
+        if error.errno is not None:
+            raise  # of this machine's disk
+        raise DataError(_damaged(archive, error)) from None
+
+
+def _damaged(archive: Path, error: Exception) -> str:
+    return f"{archive}: expected a complete archive, found {error}. Delete it and run again."
