@@ -195,6 +195,53 @@ def test_damage_in_a_streamed_column_is_named(path: Path, streaming: None) -> No
         ParquetRows().read(path, 0, 1, ("image",))
 
 
+@pytest.mark.parametrize("again", [ROWS, GROUP + 1])
+def test_damage_in_a_streamed_column_leaves_the_other_rows_readable(path: Path, streaming: None, again: int) -> None:
+    spoil(path, 1, 0)
+    rows = ParquetRows()
+    rows.read(path, 0, 2, ("image",))
+    for _ in range(2):
+        with pytest.raises(DataError, match=r"rows\.parquet: expected a complete Parquet file, found one that cannot"):
+            rows.read(path, GROUP, again, ("image", "number"))
+        assert {group for _, group, _ in rows._streams} <= {0, 2}
+        for start, stop in ((2, GROUP), (0, 3), (2 * GROUP, ROWS)):
+            assert rows.read(path, start, stop, ("image",)).equals(table().select(["image"]).slice(start, stop - start))
+        assert rows.read(path, GROUP, again, ("number",))["number"].to_pylist() == list(range(GROUP, again))
+
+
+def test_rows_before_the_damage_in_a_streamed_row_group_are_read_after_it_failed(
+    tmp_path: Path, streaming: None
+) -> None:
+    path = tmp_path / "rows.parquet"
+    pages = {"data_page_size": 1000, "write_batch_size": 5, "compression": "none", "write_page_checksum": True}
+    pq.write_table(table(), path, use_dictionary=False, **pages)
+    content = path.read_bytes()
+    assert content.count(IMAGES[52]) == 1
+    path.write_bytes(content.replace(IMAGES[52], bytes([53]) * len(IMAGES[52])))
+    rows = ParquetRows()
+    for _ in range(2):
+        for start, stop in ((45, 55), (60, 65)):
+            with pytest.raises(DataError, match=r"rows\.parquet: .*CRC"):
+                rows.read(path, start, stop, ("image",))
+        assert not rows._streams
+        assert rows.read(path, 20, 40, ("image",)).equals(table().select(["image"]).slice(20, 20))
+        rows._streams.clear()
+
+
+def test_a_row_group_with_fewer_rows_than_the_file_says_is_an_error(path: Path, streaming: None) -> None:
+    stream = parquet._Stream(path, parquet._File(pq.ParquetFile(path)), 2, "image")
+    with pytest.raises(DataError, match=r"rows\.parquet: image: expected at least 21 rows in the row group, found 20"):
+        stream.read(15, 21)
+
+
+def test_a_file_that_vanished_is_named_when_a_stream_of_it_begins(path: Path, streaming: None) -> None:
+    rows = ParquetRows()
+    rows.count(path)
+    path.unlink()
+    with pytest.raises(DataError, match=r"rows\.parquet: expected a Parquet file, found none"):
+        rows.read(path, 0, 1, ("image",))
+
+
 @pytest.mark.parametrize("column", ["image", "number"])
 def test_a_flipped_byte_is_found_where_the_file_has_checksums(tmp_path: Path, streaming: None, column: str) -> None:
     path = tmp_path / "rows.parquet"

@@ -8,7 +8,7 @@ from where the last reading ended. Whoever jumps about in such a row group passe
 
 from collections import OrderedDict, deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -97,7 +97,7 @@ class ParquetRows:
         large = {column for column in columns if file.nbytes(group, column) > COLUMN_BYTES}
         self._keep(path, group, [column for column in columns if column not in large])
         arrays = [
-            self._stream(path, group, start, column).read(start, stop)
+            self._read_stream(path, group, column, start, stop)
             if column in large
             else self._columns[path, group, column].slice(start, stop - start)
             for column in columns
@@ -119,16 +119,20 @@ class ParquetRows:
         while self._cached > CACHE_BYTES and len(self._columns) > len(columns):
             self._cached -= self._columns.popitem(last=False)[1].nbytes
 
-    def _stream(self, path: Path, group: int, start: int, column: str) -> "_Stream":
-        """A stream that has not passed the row `start` yet."""
-        key = path, group, column
-        stream = self._streams.pop(key, None)
+    def _read_stream(self, path: Path, group: int, column: str, start: int, stop: int) -> pa.ChunkedArray:
+        """Rows [start, stop) of a large column of a row group."""
+        stream = self._streams.pop((path, group, column), None)
         if stream is None or stream.start > start:
             stream = _Stream(path, self._open(path), group, column)
-        self._streams[key] = stream
+        with ExitStack() as on_error:
+            # After an error pyarrow cannot say where a stream stands: whoever reads next begins a new one.
+            on_error.callback(stream.close)
+            values = stream.read(start, stop)
+            on_error.pop_all()
+        self._streams[path, group, column] = stream
         if len(self._streams) > OPEN_STREAMS:
             self._streams.popitem(last=False)[1].close()
-        return stream
+        return values
 
 
 class _File:
@@ -165,13 +169,14 @@ class _Stream:
         rows = int(file.ends_G[group] - file.starts_G[group])
         self._path, self._column = path, column
         # With `pre_buffer` the whole column would be read at once.
-        self._parquet = pq.ParquetFile(
-            path,
-            metadata=file.parquet.metadata,
-            buffer_size=BUFFER_BYTES,
-            pre_buffer=False,
-            page_checksum_verification=True,
-        )
+        with _damage_explained(path):
+            self._parquet = pq.ParquetFile(
+                path,
+                metadata=file.parquet.metadata,
+                buffer_size=BUFFER_BYTES,
+                pre_buffer=False,
+                page_checksum_verification=True,
+            )
         self._batches: Iterator[pa.RecordBatch] = self._parquet.iter_batches(
             batch_size=max(1, rows * BUFFER_BYTES // file.nbytes(group, column)),
             row_groups=[group],
@@ -186,7 +191,13 @@ class _Stream:
         """Rows [start, stop), not before `self.start`; what lies before them is forgotten."""
         while self._end < stop:
             with _damage_explained(self._path):
-                values = next(self._batches).column(self._column)
+                batch = next(self._batches, None)
+            if batch is None:
+                raise DataError(
+                    f"{self._path}: {self._column}: expected at least {stop} rows in the row group, "
+                    f"found {self._end}: the file is damaged. Download it again."
+                )
+            values = batch.column(self._column)
             self._held.append(values)
             self._end += len(values)
             while self._held and self.start + len(self._held[0]) <= start:
