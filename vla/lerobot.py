@@ -5,6 +5,8 @@ images declared channels first), all of which are accepted; what would change th
 """
 
 import json
+import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +26,8 @@ TELLING = ("task_description", "instruction", "language", "task")
 """Words in the name of a column that says what to do, the most telling first."""
 CHUNK_SIZE = 1000
 """Files per folder where `chunks_size` does not say."""
+FIELD = re.compile(r"\{([a-z_]+)(:0(?:[1-9]|1[0-9]|20)d)?\}")
+"""A field of a path and how its number is padded; Python knows more ways to write it, some of which fill the memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,17 +55,19 @@ class Info:
         if not found.startswith(version):
             raise DataError(f"{path}: expected codebase_version {version}x, found {found}. Set data.format to match.")
         missing = [key for key in ("fps", "features", "data_path") if not values.get(key)]
-        if missing or not _are_features(values["features"]) or not _is_positive(values["fps"]):
+        if missing or not _are_features(values["features"]):
             raise DataError(
                 f"{path}: expected fps, features and data_path, found {', '.join(values)}. Repair the file."
             )
+        if not _is_positive(values["fps"]):
+            raise DataError(f"{path}: fps: expected a positive number, found {values['fps']!r}. Repair the file.")
         return cls(
             path=path,
             fps=float(values["fps"]),
             robot=str(values.get("robot_type") or "unknown"),
             features=values["features"],
             data_path=str(values["data_path"]),
-            video_path=values.get("video_path"),
+            video_path=str(values["video_path"]) if values.get("video_path") else None,
             chunk_size=_count(values.get("chunks_size")) or CHUNK_SIZE,
             episodes=_count(values.get("total_episodes")),
             steps=_count(values.get("total_frames")),
@@ -146,13 +152,14 @@ class Info:
 
     def file(self, template: str, **fields: str | int) -> Path:
         """The path, relative to the root, that a template of this file names."""
-        try:
-            return Path(template.format(**fields))
-        except (KeyError, IndexError, ValueError, AttributeError) as error:
+        found = FIELD.findall(template)
+        known = all(name in fields and (isinstance(fields[name], int) or not padding) for name, padding in found)
+        if not known or set("{}").intersection(FIELD.sub("", template)):
             raise DataError(
-                f"{self.path}: expected a path with the fields {', '.join(fields)}, found {template!r} ({error!r}). "
-                f"Repair the file."
-            ) from None
+                f"{self.path}: expected a path with the fields {', '.join(fields)}, numbers padded to at most 20 "
+                f"digits as in {{name:03d}}, found {template!r}. Repair the file."
+            )
+        return Path(template.format(**fields))
 
     def task_columns(self) -> list[str]:
         """The columns that could say what to do: text, and whole numbers that may index the tasks."""
@@ -210,7 +217,7 @@ def _count(value: Any) -> int | None:
 
 
 def _is_positive(value: Any) -> bool:
-    return isinstance(value, int | float) and value > 0
+    return isinstance(value, int | float) and value is not True and 0 < value <= sys.float_info.max
 
 
 def _flat(names: Any) -> Iterator[str]:
