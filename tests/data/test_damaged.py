@@ -18,6 +18,7 @@ from inspections import SETTINGS
 
 from tests.formats.files import decode, png, write_video
 from tests.formats.miniatures import MINIATURES
+from vla import parquet
 from vla.data import validate
 from vla.errors import DataError
 
@@ -268,6 +269,37 @@ def test_damage_to_a_file_of_several_episodes_is_found_in_those_that_it_hits(
     assert len(outcome.quarantined) == quarantined
     assert re.match(f"{outcome.quarantined[-1]}: {message}", outcome.lines[-1]), outcome.lines
     assert bool(outcome.stopped) == (quarantined == outcome.record["episodes"]["total"])
+
+
+def test_damage_to_images_that_are_streamed_is_found_in_its_episode_alone(tmp_path, monkeypatch):
+    """Each episode in row groups of its own: what lies behind the damage can be read."""
+    name = "data/chunk-000/file-000.parquet"
+
+    def one_by_one(root: Path) -> None:
+        table = pq.read_table(root / name)
+        with pq.ParquetWriter(root / name, table.schema, write_page_checksum=True, use_dictionary=False) as writer:
+            for start, length in ((0, 3), (3, 5), (8, 2)):
+                writer.write_table(table.slice(start, length))
+
+    def spoiled(root: Path) -> None:
+        group = pq.ParquetFile(root / name).metadata.row_group(1)
+        chunks = [item for item in map(group.column, range(group.num_columns)) if FRONT in item.path_in_schema]
+        end = chunks[0].data_page_offset + chunks[0].total_compressed_size
+        flipped(name, (end - 20) / (root / name).stat().st_size, count=8)(root)
+
+    monkeypatch.setattr(parquet, "COLUMN_BYTES", 500)
+    outcome = damaged(tmp_path, "lerobot_v30", one_by_one, spoiled)
+    assert outcome.quarantined == ["episode 1"], outcome.lines
+    assert re.match(r"episode 1: decodable: view front: .*CRC", outcome.lines[0]), outcome.lines
+
+
+def test_a_clip_that_is_not_where_its_episode_table_says_is_found(tmp_path):
+    """The third episode's clip begins two frames late; frames are found there all the same."""
+    table = "meta/episodes/chunk-000/file-000.parquet"
+    begin = f"videos/{FRONT}/from_timestamp"
+    outcome = damaged(tmp_path, "lerobot_v30 video", column(begin, lambda times: [*times[:2], 0.8], rows=table))
+    assert outcome.quarantined == ["episode 2"], outcome.lines
+    assert re.match("episode 2: decodable: view front: .*expected a clip of 6 frames at 20 fps", outcome.lines[0])
 
 
 def test_files_that_were_hashed_are_compared_with_their_hash(tmp_path):

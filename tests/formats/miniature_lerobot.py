@@ -209,6 +209,7 @@ def write_lerobot_v30_video(root: Path) -> list[Episode]:
                     f"videos/{column}/chunk_index": 0,
                     f"videos/{column}/file_index": number,
                     f"videos/{column}/from_timestamp": float(begin) / FPS,
+                    f"videos/{column}/to_timestamp": float(begin + len(each)) / FPS,
                 }
     for number, part in enumerate((rows[:3], rows[3:])):
         write_table(root / f"meta/episodes/chunk-000/file-{number:03d}.parquet", pa.Table.from_pylist(part))

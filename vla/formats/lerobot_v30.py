@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
-from jaxtyping import Int64
+from jaxtyping import Bool, Float64, Int64
 from numpy.typing import DTypeLike
 
 from vla.columns import Columns
@@ -20,7 +19,7 @@ from vla.errors import DataError
 from vla.folder import Folder
 from vla.formats import EPISODES, Claims, Range
 from vla.lerobot import INFO, Info, version_of
-from vla.lerobot_dataset import Clip, LeRobotDataset, Rows
+from vla.lerobot_dataset import Clip, LeRobotDataset, Rows, Steps_N
 from vla.lerobot_tasks import EpisodeList
 from vla.parquet import read_table
 
@@ -36,6 +35,10 @@ NUMBERS = {
     "dataset_from_index": np.int64,
 }
 CLIP = (("chunk_index", np.int32), ("file_index", np.int32), ("from_timestamp", np.float64))
+CLIP_END = "to_timestamp"
+"""Not every writer says where a clip ends."""
+OVERLAP = 0.5
+"""Frames that clips of a file may overlap: LeRobot adds up durations, which drifts from the times of the frames."""
 
 
 def recognises(root: Path) -> bool:
@@ -63,6 +66,7 @@ class LeRobotV30(LeRobotDataset):
     def __init__(self, folder: Folder, columns: Columns, *, name: str) -> None:
         super().__init__(folder, columns, Info.read(folder, version=VERSION), name=name)
         self._tables = _tables(folder)
+        self._fitting: dict[str, Bool[np.ndarray, E]] = {}
         self._placed, self._episodes = self._read_episode_tables()
 
     @property
@@ -101,7 +105,7 @@ class LeRobotV30(LeRobotDataset):
     @cached_property
     def _described(self) -> frozenset[str]:
         """The columns of the episode table."""
-        return frozenset(pq.read_schema(self._folder.path(self._tables[0])).names)
+        return frozenset(self._table_rows.schema(self._folder.path(self._tables[0])).names)
 
     @cached_property
     def _tasks(self) -> Mapping[int, str]:
@@ -132,13 +136,65 @@ class LeRobotV30(LeRobotDataset):
     def _starts(self) -> Int64[np.ndarray, "E"]:
         """First row of each episode in its file: `dataset_from_index` counts over the whole dataset."""
         begin_E = self._placed["dataset_from_index"]
-        chunk_E, file_E = (self._placed[f"data/{part}_index"] for part in ("chunk", "file"))
-        _, place_E = np.unique(
-            chunk_E.astype(np.int64) * (int(file_E.max(initial=0)) + 1) + file_E, return_inverse=True
-        )
+        _, place_E = np.unique(self._file_numbers("data"), return_inverse=True)
         first_F = np.full(place_E.max(initial=-1) + 1, np.iinfo(np.int64).max)
         np.minimum.at(first_F, place_E, begin_E)
         return np.asarray(begin_E - first_F[place_E])
+
+    def _times(self, episode_id: int, column: str, steps_N: Steps_N) -> tuple[Path, Float64[np.ndarray, "N"]]:
+        self._check_clip(self._listed.row(episode_id), column)
+        return super()._times(episode_id, column, steps_N)
+
+    def _check_clip(self, row: int, column: str) -> None:
+        """Raise DataError where a clip is not as long as its episode, or shows frames of another one."""
+        begin_E, end_E = (self._placed[f"videos/{column}/{part}"] for part in ("from_timestamp", CLIP_END))
+        length, fps = int(self._listed.lengths_E[row]), self._info.fps
+        where = f"{self._listed.where}: episode {self._listed.ids_E[row]}: {column} in {self._clip(row, column).path}"
+        if not self._fits(column)[row]:
+            raise DataError(
+                f"{where}: expected a clip of {length} frames at {fps:g} fps, so {length / fps:.4f} s, "
+                f"found {begin_E[row]:.4f} s to {end_E[row]:.4f} s. Repair the dataset or leave out the episode."
+            )
+        if (other := self._overlaps[column].get(row)) is not None:
+            raise DataError(
+                f"{where}: expected frames of its own, found its {length} from {begin_E[row]:.4f} s overlapping the "
+                f"{self._listed.lengths_E[other]} of episode {self._listed.ids_E[other]} from {begin_E[other]:.4f} s. "
+                f"Repair the dataset or leave out both."
+            )
+
+    def _fits(self, column: str) -> Bool[np.ndarray, "E"]:
+        """Whether a clip is as long as its episode.
+
+        It may be a frame off: some containers leave out how long the last frame is shown.
+        """
+        if column not in self._fitting:
+            begin_E, end_E = (self._placed[f"videos/{column}/{part}"] for part in ("from_timestamp", CLIP_END))
+            excess_E = (end_E - begin_E) * self._info.fps - self._listed.lengths_E
+            self._fitting[column] = np.abs(excess_E) <= 1 + 1e-3
+        return self._fitting[column]
+
+    @cached_property
+    def _overlaps(self) -> dict[str, dict[int, int]]:
+        """Column -> row of an episode whose clip overlaps another one's -> the row of the other.
+
+        Clips of the wrong length are left out: they are known to be the ones in the wrong place.
+        """
+        overlaps = {}
+        for column in self._video_columns:
+            file_E, begin_E = self._file_numbers(f"videos/{column}"), self._placed[f"videos/{column}/from_timestamp"]
+            order_N = np.lexsort((begin_E, file_E))
+            order_N = order_N[self._fits(column)[order_N]]
+            before_P, after_P = order_N[:-1], order_N[1:]
+            shared_P = (begin_E[before_P] - begin_E[after_P]) * self._info.fps + self._listed.lengths_E[before_P]
+            found_P = (file_E[before_P] == file_E[after_P]) & (shared_P >= OVERLAP)
+            pairs = list(zip(before_P[found_P].tolist(), after_P[found_P].tolist(), strict=True))
+            overlaps[column] = dict(pairs) | {after: before for before, after in pairs}
+        return overlaps
+
+    def _file_numbers(self, part: str) -> Int64[np.ndarray, "E"]:
+        """A number for the file of each episode, given what the names of the columns that place it begin with."""
+        chunk_E, file_E = (self._placed[f"{part}/{kind}_index"] for kind in ("chunk", "file"))
+        return np.asarray(chunk_E.astype(np.int64) * (int(file_E.max(initial=0)) + 1) + file_E)
 
     def _read_episode_tables(self) -> tuple[dict[str, np.ndarray], EpisodeList]:
         """Where each episode lies, by the names of the columns that say so, and the list of episodes.
@@ -146,6 +202,8 @@ class LeRobotV30(LeRobotDataset):
         `file` and `place` are where the episode table itself has an episode.
         """
         columns = {**NUMBERS, **{f"videos/{name}/{part}": kind for name in self._video_columns for part, kind in CLIP}}
+        ends = {f"videos/{name}/{CLIP_END}": f"videos/{name}/from_timestamp" for name in self._video_columns}
+        columns |= {end: np.float64 for end in ends if end in self._described}
         parts: dict[str, list[np.ndarray]] = {name: [] for name in (*columns, "file", "place")}
         tasks = []
         for number, (name, path) in enumerate(zip(self._tables, self._folder.paths(self._tables), strict=True)):
@@ -156,6 +214,8 @@ class LeRobotV30(LeRobotDataset):
             parts["place"].append(np.arange(len(table), dtype=np.int32))
             tasks.append(table["tasks"].combine_chunks())
         placed = {name: np.concatenate(pieces) for name, pieces in parts.items()}
+        for end, begin in ends.items():
+            placed.setdefault(end, placed[begin] + placed["length"] / self._info.fps)
         where = str(self._folder.root / EPISODE_TABLES)
         listed = EpisodeList.of(where, placed["episode_index"], placed["length"], tasks)
         order_E = np.argsort(placed["episode_index"], kind="stable")
