@@ -1,5 +1,6 @@
 """`vla inspect dataset`: one screen about any supported dataset, and parameters that work."""
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,15 @@ from imports import ROOT
 from recordings import COLUMNS, write_recordings
 
 from tests.formats.miniatures import MINIATURES
-from vla import cli
+from vla import cli, config
+from vla.commands.inspect_dataset import SIMULATED, TOKENS, count_tokens
 from vla.data import download
 from vla.data.sources import open_dataset
+from vla.sim import world
+from vla.stages import STAGES
+from vla.transforms import Tokenize
 
+PARAMS = config.read_params(ROOT / "params.yaml")
 SHARED = ROOT.parent / "shared/data"
 REAL = {
     "bridge_stepwise": ("stepwise", 25),
@@ -37,6 +43,17 @@ def suggested(screen: str) -> dict[str, Any]:
     """The sections of params.yaml that the screen ends with."""
     sections: dict[str, Any] = yaml.safe_load(screen.partition("in params.yaml")[2].partition(":\n")[2])
     return sections
+
+
+def config_of(screen: str) -> download.Config:
+    """The download stage's settings, and none that another stage would refuse."""
+    sections = {**suggested(screen), "seed": 0}
+    added = {name: {**PARAMS[name], **sections[name]} for name in sections.keys() & {"rollout", "transforms"}}
+    values = {**PARAMS, **sections, **added}
+    for module, _ in STAGES.values():
+        settings = importlib.import_module(module).Config
+        settings.parse({name: values[name] for name in settings.model_fields}, where="test")
+    return download.Config.parse({name: sections[name] for name in download.Config.model_fields}, where="test")
 
 
 def test_recordings_are_shown_without_any_parameters(
@@ -63,9 +80,7 @@ def test_recordings_are_shown_without_any_parameters(
 def test_a_rate_that_the_format_does_not_record_is_left_to_the_user(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rows = {"is_first": [True, False], "state": [[0.0], [1.0]], "action": [[0.0], [1.0]], "prompt": ["reach"] * 2}
-    pq.write_table(pa.table(rows), tmp_path / "part.parquet")
-    screen = shown(tmp_path, capsys)
+    screen = shown(stepwise(tmp_path, prompt="reach"), capsys)
     assert "hours" not in screen
     assert "; the format does not record the rate\n" in screen
     assert "to begin with, and with the right fps:" in screen
@@ -81,6 +96,49 @@ def test_missing_files_are_counted_and_left_out_by_the_suggestion(
     assert suggested(screen)["data"]["select"] == {"present": True}
 
 
+def stepwise(path: Path, *, prompt: str) -> Path:
+    """Two steps of a robot that no simulator knows."""
+    rows = {"is_first": [True, False], "state": [[0.0], [1.0]], "action": [[0.0], [1.0]], "prompt": [prompt] * 2}
+    pq.write_table(pa.table(rows), path / "part.parquet")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("prompt", "transforms"),
+    [
+        ("put the red cup into the sink .", None),
+        ("Put the red cup into the sink, please!", {"max_tokens": 16}),
+        ("again and " * 8 + "again", {"max_tokens": 24}),
+    ],
+)
+def test_keys_of_other_sections_are_suggested_where_the_projects_values_do_not_fit(
+    prompt: str, transforms: dict[str, int] | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sections = suggested(shown(stepwise(tmp_path, prompt=prompt), capsys))
+    assert sections["rollout"] == {"environment": "none", "tasks": []}
+    assert sections.get("transforms") == transforms
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "Don't stop... go_on at 3.5 cm",
+        "put it (gently)down!?",
+        "\ufb01nd the \u2462rd caf\u00e9",
+        "\u6253\u5f00 \u62bd\u5c49\u3002",
+    ],
+)
+def test_tokens_are_counted_as_the_tokenizer_makes_them(text: str) -> None:
+    _, is_padding_L = Tokenize.train([text], 99)(text)
+    assert count_tokens(text) == 99 - is_padding_L.sum()
+
+
+def test_what_is_known_of_the_project_without_loading_it_is_so() -> None:
+    assert (world.ROBOT, world.ACTION_NAMES) == SIMULATED
+    assert PARAMS["transforms"]["max_tokens"] == TOKENS
+
+
 @pytest.mark.parametrize("name", MINIATURES)
 def test_the_suggestion_for_every_format_can_be_used_as_it_is(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -89,7 +147,7 @@ def test_the_suggestion_for_every_format_can_be_used_as_it_is(
     screen = shown(tmp_path / "recordings", capsys)
     assert f"format          {MINIATURES[name].format}, " in screen
     assert f"episodes        {len(written)} with {sum(map(len, written))} steps" in screen
-    cfg = download.Config.parse({**suggested(screen), "seed": 0}, where=name)
+    cfg = config_of(screen)
     download.run(cfg, dataset=tmp_path / "dataset")
     assert len(open_dataset(cfg.data, tmp_path / "dataset").episodes()) == len(written)
 
@@ -104,7 +162,7 @@ def test_the_suggestion_for_real_recordings_can_be_used_as_it_is(
     assert len(screen.splitlines()) < 40
     data_format, episodes = REAL[name]
     assert f"format          {data_format}, " in screen
-    cfg = download.Config.parse({**suggested(screen), "seed": 0}, where=name)
+    cfg = config_of(screen)
     download.run(cfg, dataset=tmp_path / "dataset")
     assert len(open_dataset(cfg.data, tmp_path / "dataset").episodes()) == episodes
 

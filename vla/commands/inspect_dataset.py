@@ -5,6 +5,7 @@ Only metadata are read; whether files are there is seen from the listings of the
 """
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -29,6 +30,10 @@ WIDTH = 100
 UNKNOWN_RATE = "the format does not record the rate"
 TEXTS = 6
 """Instructions that are shown."""
+TOKENS = 8
+"""`transforms.max_tokens` of the params.yaml that the project comes with, and what it is raised by."""
+SIMULATED = ("sawyer", ("move_x", "move_y", "move_z", "close_gripper"))
+"""Robot and actions of `vla.sim.world`, which loads the simulator."""
 Rows = list[tuple[str, str]]
 
 
@@ -87,10 +92,27 @@ def _recorded(path: Path) -> str:
         **({"select": {"present": True}} if missing else {}),
     }
     download = {"source": "local", "local": {"path": str(path.resolve())}}
-    sections = {"data": data, "download": download}
+    sections = {"data": data, "download": download, **_elsewhere(dataset)}
     snippet = yaml.safe_dump(sections, sort_keys=False, default_flow_style=None, width=WIDTH)
     hint = "" if columns.fps is None else ", and with the right fps"
     return f"{_lines(rows)}\n\nin params.yaml, to begin with{hint}:\n\n{snippet.rstrip()}"
+
+
+def _elsewhere(dataset: Dataset) -> dict[str, Any]:
+    """Keys of other sections that the project's own values do not fit."""
+    keys: dict[str, Any] = {}
+    if (dataset.schema.robot, tuple(dataset.schema.action_names)) != SIMULATED:
+        keys["rollout"] = {"environment": "none", "tasks": []}
+    texts = set(dataset.episodes()["instruction"].to_pylist())
+    longest = max((count_tokens(text or "") for text in texts), default=0)
+    if longest > TOKENS:
+        keys["transforms"] = {"max_tokens": -(-longest // TOKENS) * TOKENS}
+    return keys
+
+
+def count_tokens(instruction: str) -> int:
+    """Words and runs of punctuation, as `vla.transforms.Tokenize` splits a text, without loading PyTorch."""
+    return len(re.findall(r"\w+|[^\w\s]+", unicodedata.normalize("NFKC", instruction).lower()))
 
 
 def _contents(schema: DatasetSchema, episodes: pa.Table, *, rate_is_known: bool) -> Rows:
