@@ -10,6 +10,7 @@ import yaml
 from imports import ROOT
 
 from vla import config, registry
+from vla.data.inspection import ALL_CHECKS
 from vla.stages import STAGES
 
 PARAMS = config.read_params(ROOT / "params.yaml")
@@ -47,6 +48,14 @@ def test_an_example_is_accepted_by_every_stage(text: str) -> None:
 @pytest.mark.parametrize("name", registry.names("formats"))
 def test_every_format_has_an_example(name: str) -> None:
     assert f"format: {name}\n" in (ROOT / "docs/datasets.md").read_text()
+
+
+def test_the_checks_that_are_listed_are_those_that_exist() -> None:
+    text = (ROOT / "docs/datasets.md").read_text()
+    table = text.partition("| check | what holds when nothing is found | else |\n|---|---|---|\n")[2].partition("\n\n")[
+        0
+    ]
+    assert table.splitlines() == [f"| `{item.name}` | {item.promise} | {item.level} |" for item in ALL_CHECKS]
 
 
 @pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.name)
