@@ -147,15 +147,18 @@ class LeRobotV30(LeRobotDataset):
 
     def _check_clip(self, row: int, column: str) -> None:
         """Raise DataError where a clip is not as long as its episode, or shows frames of another one."""
+        fits, other = self._fits(column)[row], self._overlaps[column].get(row)
+        if fits and other is None:
+            return
         begin_E, end_E = (self._placed[f"videos/{column}/{part}"] for part in ("from_timestamp", CLIP_END))
         length, fps = int(self._listed.lengths_E[row]), self._info.fps
         where = f"{self._listed.where}: episode {self._listed.ids_E[row]}: {column} in {self._clip(row, column).path}"
-        if not self._fits(column)[row]:
+        if not fits:
             raise DataError(
                 f"{where}: expected a clip of {length} frames at {fps:g} fps, so {length / fps:.4f} s, "
                 f"found {begin_E[row]:.4f} s to {end_E[row]:.4f} s. Repair the dataset or leave out the episode."
             )
-        if (other := self._overlaps[column].get(row)) is not None:
+        if other is not None:
             raise DataError(
                 f"{where}: expected frames of its own, found its {length} from {begin_E[row]:.4f} s overlapping the "
                 f"{self._listed.lengths_E[other]} of episode {self._listed.ids_E[other]} from {begin_E[other]:.4f} s. "
