@@ -89,3 +89,9 @@ def test_time_counts_from_the_start_of_the_episode_whatever_the_clock_says():
     samples = some_samples(a_table([5]), window=2)
     numbers = read_numbers(samples, dataset, np.array([0, 4]))
     np.testing.assert_allclose(numbers.time_BT, [[0, 0], [0.3, 0.4]], atol=1e-6)
+
+
+def test_a_batch_in_which_nothing_is_supervised_divides_by_one():
+    ended = some_samples(a_table(supervised=[2, 7, 4]))
+    assert ended.chunk_weight(np.array([2, 3, 4])) == 1
+    assert ended.chunk_weight(np.array([1, 2])) == 2

@@ -73,9 +73,12 @@ class Samples:
         return len(self.windows)
 
     def chunk_weight(self, sample_B: Indices) -> float:
-        """Sum of the weights of the given samples' chunks, without reading them."""
+        """Sum of the weights of the given samples' chunks, without reading them.
+
+        1 where nothing is supervised, as after terminal steps: a loss over such samples is then 0 and not 0 / 0.
+        """
         weight_BPH = self.windows.window(*self.windows.locate(sample_B)).weight_BPH
-        return float(weight_BPH.sum(dtype=np.float64)) * self.windows.spec.action_dim
+        return float(weight_BPH.sum(dtype=np.float64)) * self.windows.spec.action_dim or 1.0
 
     def sample_uid(self, sample_B: Indices) -> Indices:
         """Identity of each sample: its episode's uid plus its step, wrapped to 64 bits."""
