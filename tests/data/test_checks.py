@@ -266,7 +266,7 @@ def test_faults_of_pictures_are_found_by_their_ends_too():
 
 
 def test_long_episodes_are_decoded_in_pieces(monkeypatch):
-    monkeypatch.setattr("vla.data.recording.PIECE_BYTES", 4 * 6 * 3 * 4)
+    monkeypatch.setattr("vla.formats.PIECE_BYTES", 4 * 6 * 3 * 4)
     whole = make_episode(10)
     data = Counting([whole])
     assert findings(data) == []
