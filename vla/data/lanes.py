@@ -1,7 +1,7 @@
 """The samples of the order `blocks`, decoded ahead of time: each lane that a worker draws from has one group in memory.
 
-A group's frames are decoded once, in threads, a little before the group begins. Only the first step of an epoch or after
-a resume waits. Memory is the lanes' groups, and those being prepared; `execution.cache_bytes` limits it.
+A group's frames are decoded once, in threads, a little before the group begins. Only the first step of an epoch, or
+after a resume, waits. Memory is the lanes' groups, and those being prepared; `execution.cache_bytes` limits it.
 """
 
 import queue
