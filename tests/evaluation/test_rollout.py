@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from projects import REPOSITORY
 
+from vla import config
 from vla.envs import EnvironmentSettings
 from vla.errors import ConfigError
 from vla.evaluation import rollout
@@ -140,10 +141,21 @@ def test_figures_and_films_do_not_depend_on_the_number_of_processes(policy, tmp_
         assert (tmp_path / "1" / "videos" / name).read_bytes() == (tmp_path / "2" / "videos" / name).read_bytes()
 
 
-def test_without_a_simulator_a_marker_is_written(policy, tmp_path):
-    result = run(policy, tmp_path, environment="none", tasks=[])
+@pytest.mark.parametrize("rest", [{}, {"settings": {}, "tasks": []}, {"tasks": ["faucet-open-v3"], "episodes": 0}])
+def test_without_a_simulator_a_marker_is_written_whatever_else_is_set(policy, tmp_path, rest):
+    values = config.read_params(REPOSITORY / "params.yaml") | {"rollout": {"environment": "none", **rest}}
+    cfg = rollout.Config.parse({name: values[name] for name in rollout.Config.model_fields}, where="params.yaml")
+    rollout.run(cfg, policy=policy.path, videos=tmp_path / "videos", metrics=tmp_path / "rollout.json")
+    result = json.loads((tmp_path / "rollout.json").read_text())
     assert result == {"bundle_digest": policy.digest, "status": "skipped", **summary([], {})}
     assert "nothing was played" in (tmp_path / "videos" / "README.txt").read_text()
+
+
+def test_an_environment_demands_its_settings():
+    values = config.read_params(REPOSITORY / "params.yaml")
+    values["rollout"].pop("settings")
+    with pytest.raises(ConfigError, match=r"rollout\.settings: expected a value, found none"):
+        rollout.Config.parse({name: values[name] for name in rollout.Config.model_fields}, where="params.yaml")
 
 
 def test_an_environment_of_another_robot_is_refused(tmp_path):

@@ -14,5 +14,5 @@ def make(task: str, settings: EnvironmentSettings) -> Environment:
     del settings
     raise ConfigError(
         f"rollout.environment: expected an environment for the task {task!r}, found 'none'. "
-        f"Set rollout.environment, or leave rollout.tasks empty."
+        f"Set rollout.environment to one that has it."
     )

@@ -8,9 +8,9 @@ pairs, so list two tasks that share a scene side by side: there, the words alone
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Discriminator, Field, Tag
 from tqdm import tqdm
 
 from vla import artifacts, config, registry
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 WAVE = 8
 """Tasks played side by side, at most: each has an environment of tens of megabytes in every process."""
-NOT_PLAYED = "rollout.environment offers no tasks: this dataset has no simulator, so nothing was played.\n"
+NOT_PLAYED = "rollout.environment is none: this dataset has no simulator, so nothing was played.\n"
 
 
 class RolloutConfig(config.Config):
@@ -49,24 +49,41 @@ class RolloutConfig(config.Config):
     """The episodes of a task have the seeds first_seed, first_seed + 1, ..."""
 
 
+class NoRollout(config.Config):
+    """Section `rollout` of recordings without a simulator; settings of another environment may stay in it."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    environment: Literal["none"]
+
+
+def _kind(section: Any) -> str:
+    """Which of the two classes a section is."""
+    environment = section.get("environment") if isinstance(section, dict) else getattr(section, "environment", None)
+    return NoRollout.__name__ if environment == "none" else RolloutConfig.__name__
+
+
 class Config(config.Config):
     """What the stage reads."""
 
     execution: ExecutionConfig
-    rollout: RolloutConfig
+    rollout: Annotated[
+        Annotated[RolloutConfig, Tag(RolloutConfig.__name__)] | Annotated[NoRollout, Tag(NoRollout.__name__)],
+        Discriminator(_kind),
+    ]
     seed: int
 
 
 def run(cfg: Config, *, policy: Path, videos: Path, metrics: Path) -> None:
     """Play the rollouts of the bundle `policy`; write a film per task into `videos`, and the success rates."""
     bundle = bundles.load(policy)
-    module: Any = registry.find("envs", cfg.rollout.environment)
-    if not module.tasks():
+    if isinstance(cfg.rollout, NoRollout):
         with artifacts.new_directory(videos) as folder:
             (folder / "README.txt").write_text(NOT_PLAYED, encoding="utf-8")
         artifacts.write_json(metrics, {"bundle_digest": bundle.digest, "status": "skipped", **summary([], {})})
-        logger.info("skipped, the environment %r has no tasks", cfg.rollout.environment)
+        logger.info("skipped, rollout.environment is none")
         return
+    module: Any = registry.find("envs", cfg.rollout.environment)
     check_tasks(cfg.rollout, module.tasks())
     PolicyRunner(bundle, execute_horizon=cfg.rollout.execute_horizon, seed=cfg.seed)  # refuses a wrong horizon early
     instructions = {task: _instruction(bundle, module, task, cfg.rollout.settings) for task in cfg.rollout.tasks}
