@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from vla.errors import ConfigError, DataError
 from vla.training import distributed, loop, train
 from vla.training.job import Job, JobConfig
-from vla.training.loop import check_ranks_differ
 from vla.training.parts import Parts
+from vla.training.self_checks import check_ranks_differ
 
 
 @pytest.fixture(scope="module")

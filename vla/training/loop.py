@@ -13,67 +13,27 @@ from typing import Literal
 
 import torch
 from torch import nn
-from torch.func import functional_call
 
 from vla import artifacts, keyed
-from vla.data.loader import ValidationOrder
 from vla.errors import DataError
 from vla.models import bundle
-from vla.models.policy import Batch, FlowLoss
+from vla.models.policy import Batch
 from vla.tracking.journal import Journal
 from vla.training import checkpoint
 from vla.training.distributed import Context, without_sync
 from vla.training.feed import Feed
 from vla.training.job import Job
+from vla.training.meters import Interval, Step
+from vla.training.objective import weighted_error
 from vla.training.optim import learning_rate, set_learning_rate
 from vla.training.parts import Parts
+from vla.training.self_checks import check_ranks_differ
 from vla.training.state import TrainState, weights_for_bundle
+from vla.training.validation import Validation
 
 Outcome = Literal["done", "preempted"]
 NAMED = 4
 """Samples that a message names."""
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """What one optimizer step was like."""
-
-    loss: float
-    """Of the whole batch."""
-    grad_norm: float
-    """Before clipping."""
-    data_seconds: float
-    """Spent waiting for this rank's batches."""
-    seconds: float
-    """Spent on all of it."""
-    stop: bool
-    """Whether a rank was asked to stop; all ranks see the same."""
-
-
-@dataclass(slots=True)
-class Interval:
-    """Sums over the steps since the last row of metrics; a checkpoint keeps them, so that a resume goes on adding."""
-
-    steps: int = 0
-    loss: float = 0.0
-    grad_norm: float = 0.0
-    data_seconds: float = 0.0
-    seconds: float = 0.0
-
-    def add(self, step: Step) -> None:
-        self.steps += 1
-        self.loss += step.loss
-        self.grad_norm += step.grad_norm
-        self.data_seconds += step.data_seconds
-        self.seconds += step.seconds
-
-    def metrics(self, *, batch_size: int) -> dict[str, float]:
-        return {
-            "loss": self.loss / self.steps,
-            "grad_norm": self.grad_norm / self.steps,
-            "samples_per_s": self.steps * batch_size / self.seconds,
-            "data_wait": self.data_seconds / self.seconds,
-        }
 
 
 def train(job: Job, context: Context) -> Outcome:
@@ -105,6 +65,7 @@ class Worker:
     module: nn.Module
     """The policy as wrapped for this world size; its forward exchanges gradients."""
     feed: Feed
+    validation: Validation
     interval: Interval
     journal: Journal | None
     """Open in the writer only."""
@@ -117,7 +78,8 @@ class Worker:
         state = TrainState.fresh(policy, cfg.train)
         micro_batch, ahead = cfg.execution.micro_batch, cfg.execution.prefetch
         feed = Feed(parts.training, context, micro_batch=micro_batch, ahead=ahead, steps=cfg.train.steps)
-        return cls(job, context, parts, state, context.wrap(policy), feed, Interval(), None)
+        validation = Validation(parts.validation, context, micro_batch)
+        return cls(job, context, parts, state, context.wrap(policy), feed, validation, Interval(), None)
 
     def resume(self) -> None:
         """Take over the newest checkpoint, the same on every rank."""
@@ -202,28 +164,9 @@ class Worker:
         rate = self.feed.samples_per_s()
         return {} if rate is None else {"loader_samples_per_s": rate}
 
-    @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """The flow loss of the averaged weights on the held-out samples; every rank takes a part."""
-        loss = self.context.sum([self._validation_share(self.parts.validation)])[0]
-        if not math.isfinite(loss):
-            raise DataError(
-                f"train: expected a finite validation loss, found {loss} at step {self.state.step}. Lower "
-                f"train.optimizer.lr, or look for outliers in the report of the validate stage."
-            )
-        return {"validation_loss": loss}
-
-    def _validation_share(self, order: ValidationOrder) -> float:
-        policy, size = self.state.policy, self.job.cfg.execution.micro_batch
-        weights = weights_for_bundle(self.state)
-        policy.eval()
-        loss = 0.0
-        for number, first in enumerate(range(0, len(order), size)):
-            if number % self.context.world_size == self.context.rank:
-                batch = order.batch(first, min(first + size, len(order))).to(self.context.device)
-                loss += weighted_error(functional_call(policy, weights, (batch,)), batch).item()
-        policy.train()
-        return loss
+        """How the averaged weights do on the held-out samples."""
+        return self.validation.measure(self.state)
 
     def record(self, step: int, metrics: dict[str, float]) -> None:
         """Add a row of metrics to the journal."""
@@ -257,18 +200,3 @@ class Worker:
         parameters = sum(value.numel() for value in self.state.parameters().values())
         summary = {"steps": self.state.step, "parameters": parameters, "samples": len(parts.training.samples)}
         artifacts.write_json(directory.done, {**summary, "bundle_digest": digest})
-
-
-def check_ranks_differ(context: Context, batches: Iterable[Batch]) -> None:
-    """Compare the noise of the first batches: ranks that share it would count the same samples several times over."""
-    noise = [0.0] * context.world_size
-    noise[context.rank] = sum(float(batch.noise_BPHA.double().sum()) for batch in batches)
-    if len(set(context.sum(noise))) < context.world_size:
-        raise AssertionError(f"expected noise that differs between ranks, found {noise[context.rank]} on several")
-
-
-def weighted_error(loss: FlowLoss, batch: Batch) -> torch.Tensor:
-    """This micro-batch's part of the step's loss: its weighted errors over the weight of the whole step."""
-    error = (loss.error_BPHA * batch.weight_BPHA).sum() / batch.weight_total
-    share = batch.weight_BPHA.sum() / batch.weight_total
-    return error + share * sum(loss.auxiliary.values()) if loss.auxiliary else error

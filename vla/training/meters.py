@@ -1,0 +1,45 @@
+"""What a training measures of itself between two log lines."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one optimizer step was like."""
+
+    loss: float
+    """Of the whole batch."""
+    grad_norm: float
+    """Before clipping."""
+    data_seconds: float
+    """Spent waiting for this rank's batches."""
+    seconds: float
+    """Spent on all of it."""
+    stop: bool
+    """Whether a rank was asked to stop; all ranks see the same."""
+
+
+@dataclass(slots=True)
+class Interval:
+    """Sums over the steps since the last row of metrics; a checkpoint keeps them, so that a resume goes on adding."""
+
+    steps: int = 0
+    loss: float = 0.0
+    grad_norm: float = 0.0
+    data_seconds: float = 0.0
+    seconds: float = 0.0
+
+    def add(self, step: Step) -> None:
+        self.steps += 1
+        self.loss += step.loss
+        self.grad_norm += step.grad_norm
+        self.data_seconds += step.data_seconds
+        self.seconds += step.seconds
+
+    def metrics(self, *, batch_size: int) -> dict[str, float]:
+        return {
+            "loss": self.loss / self.steps,
+            "grad_norm": self.grad_norm / self.steps,
+            "samples_per_s": self.steps * batch_size / self.seconds,
+            "data_wait": self.data_seconds / self.seconds,
+        }
