@@ -7,9 +7,10 @@ images declared channels first), all of which are accepted; what would change th
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from reprlib import repr as brief
 from typing import Any, Self
 
 from vla import artifacts
@@ -54,19 +55,23 @@ class Info:
         found = str(values.get("codebase_version")) if isinstance(values, dict) else "no mapping"
         if not found.startswith(version):
             raise DataError(f"{path}: expected codebase_version {version}x, found {found}. Set data.format to match.")
-        missing = [key for key in ("fps", "features", "data_path") if not values.get(key)]
-        if missing or not _are_features(values["features"]):
-            raise DataError(
-                f"{path}: expected fps, features and data_path, found {', '.join(values)}. Repair the file."
-            )
-        if not _is_positive(values["fps"]):
-            raise DataError(f"{path}: fps: expected a positive number, found {values['fps']!r}. Repair the file.")
+        for key, (expected, is_right) in NEEDED.items():
+            if key not in values:
+                raise DataError(f"{path}: expected {', '.join(NEEDED)}, found no {key}. Repair the file.")
+            if not is_right(values[key]):
+                raise DataError(f"{path}: {key}: expected {expected}, found {brief(values[key])}. Repair the file.")
+        for name, feature in values["features"].items():
+            if not (isinstance(feature, dict) and isinstance(feature.get("dtype"), str)):
+                raise DataError(
+                    f"{path}: features: {name}: expected a mapping with a dtype, found {brief(feature)}. "
+                    f"Repair the file."
+                )
         return cls(
             path=path,
             fps=float(values["fps"]),
             robot=str(values.get("robot_type") or "unknown"),
             features=values["features"],
-            data_path=str(values["data_path"]),
+            data_path=values["data_path"],
             video_path=str(values["video_path"]) if values.get("video_path") else None,
             chunk_size=_count(values.get("chunks_size")) or CHUNK_SIZE,
             episodes=_count(values.get("total_episodes")),
@@ -208,16 +213,20 @@ def version_of(root: Path) -> str:
     return str(described(root).get("codebase_version", ""))
 
 
-def _are_features(values: Any) -> bool:
-    return isinstance(values, dict) and all(isinstance(each, dict) and "dtype" in each for each in values.values())
-
-
 def _count(value: Any) -> int | None:
     return value if isinstance(value, int) else None
 
 
 def _is_positive(value: Any) -> bool:
     return isinstance(value, int | float) and value is not True and 0 < value <= sys.float_info.max
+
+
+NEEDED: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
+    "fps": ("a positive number", _is_positive),
+    "features": ("a mapping of columns", lambda value: isinstance(value, dict) and bool(value)),
+    "data_path": ("a path as text", lambda value: isinstance(value, str) and bool(value)),
+}
+"""Key that the file must have -> what its value is, and whether a value is that."""
 
 
 def _flat(names: Any) -> Iterator[str]:

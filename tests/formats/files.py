@@ -54,6 +54,13 @@ def write_json(path: Path, values: Any) -> None:
     path.write_text(json.dumps(values))
 
 
+def change_info(root: Path, **values: Any) -> None:
+    """Set keys of a LeRobot dataset's description; ... takes one out."""
+    path = root / "meta/info.json"
+    kept = {**json.loads(path.read_text()), **values}
+    write_json(path, {key: value for key, value in kept.items() if value is not ...})
+
+
 def write_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.formats.files import spoil_row_group, write_json, write_lines, write_video
+from tests.formats.files import change_info, spoil_row_group, write_lines, write_video
 from tests.formats.miniature_lerobot import COLUMNS, TASKS, write_lerobot_v2
 from vla.columns import Columns
 from vla.errors import ConfigError, DataError
@@ -35,12 +35,6 @@ def videos(tmp_path: Path) -> Path:
 
 def opened(root: Path, columns: Columns = COLUMNS, **changes: Any) -> LeRobotV21:
     return open_dataset(Folder(root), columns.model_copy(update=changes), name="test")
-
-
-def change_info(root: Path, **values: Any) -> None:
-    path = root / "meta/info.json"
-    kept = {**json.loads(path.read_text()), **values}
-    write_json(path, {key: value for key, value in kept.items() if value is not ...})
 
 
 def change_feature(root: Path, column: str, **values: Any) -> None:
@@ -151,7 +145,9 @@ def test_totals_may_be_missing(root: Path) -> None:
 @pytest.mark.parametrize("fps", ["20", 0, -1, None, ..., True, math.inf, math.nan, 10**400])
 def test_a_dataset_without_a_rate_is_an_error(root: Path, fps: Any) -> None:
     change_info(root, fps=fps)
-    with pytest.raises(DataError, match=r"info\.json: (expected fps, features and data_path|fps: expected a positive)"):
+    with pytest.raises(
+        DataError, match=r"info\.json: (expected .*, found no fps|fps: expected a positive number, found)"
+    ):
         opened(root)
 
 

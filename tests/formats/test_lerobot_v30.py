@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.formats.files import png, spoil_row_group, write_table
+from tests.formats.files import change_info, png, spoil_row_group, write_table
 from tests.formats.miniature_lerobot import (
     COLUMNS,
     TASKS,
@@ -45,11 +45,6 @@ def root(tmp_path: Path) -> Path:
 
 def opened(root: Path, columns: Columns = COLUMNS) -> LeRobotV30:
     return open_dataset(Folder(root), columns, name="test")
-
-
-def change_info(root: Path, **values: Any) -> None:
-    path = root / "meta/info.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
 
 
 def rewrite(path: Path, change: Callable[[pa.Table], pa.Table], **options: Any) -> None:
@@ -217,8 +212,26 @@ def test_a_dataset_of_another_version_is_an_error(root: Path) -> None:
 
 @pytest.mark.parametrize("missing", ["fps", "features", "data_path"])
 def test_an_incomplete_description_is_an_error(root: Path, missing: str) -> None:
-    change_info(root, **{missing: None})
-    with pytest.raises(DataError, match=r"info\.json: expected fps, features and data_path"):
+    change_info(root, **{missing: ...})
+    with pytest.raises(DataError, match=rf"info\.json: expected fps, features, data_path, found no {missing}\."):
+        opened(root)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("fps", "20", r"fps: expected a positive number, found '20'\."),
+        ("features", [], r"features: expected a mapping of columns, found \[\]\."),
+        ("features", {}, r"features: expected a mapping of columns, found {}\."),
+        ("features", {"action": {"shape": [1]}}, r"features: action: expected a mapping with a dtype, found {'shape'"),
+        ("features", {"action": {"dtype": None}}, r"features: action: expected a mapping with a dtype, found {'dtype': None}\."),
+        ("data_path", 3, r"data_path: expected a path as text, found 3\."),
+        ("data_path", "", r"data_path: expected a path as text, found ''\."),
+    ],
+)
+def test_a_wrong_value_of_the_description_is_named(root: Path, key: str, value: object, said: str) -> None:
+    change_info(root, **{key: value})
+    with pytest.raises(DataError, match=rf"info\.json: {said}"):
         opened(root)
 
 
