@@ -57,18 +57,27 @@ def test_a_range_may_have_gaps_and_reach_beyond_the_dataset() -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 14), st.integers(1, 14)), min_size=1, max_size=3))
 def test_ranges_choose_what_they_contain(ranges: list[tuple[int, int]]) -> None:
-    expected = [i for i in IDS if any(first <= i < first + count for first, count in ranges)]
+    found = [[i for i in IDS if first <= i < first + count] for first, count in ranges]
     settings = {"episodes": tuple(f"{first}:{first + count}" for first, count in ranges)}
-    if expected:
-        assert ids(chosen(**settings)) == expected
+    if all(found):
+        assert ids(chosen(**settings)) == sorted({i for each in found for i in each})
     else:
-        with pytest.raises(DataError, match=r"found none of 6 \(6 not in data\.select\.episodes\)"):
+        with pytest.raises(DataError, match=r"data\.select\.episodes: expected some of the ids"):
             chosen(**settings)
 
 
-def test_an_episode_that_does_not_exist_is_an_error() -> None:
-    with pytest.raises(DataError, match=r"here: data\.select\.episodes: expected ids from 0 to 12, found 3"):
-        chosen(episodes=(3,))
+@pytest.mark.parametrize("item", [3, "3:10", "13:20"])
+def test_an_id_or_a_range_without_episodes_is_an_error_with_the_ids_that_there_are(item: int | str) -> None:
+    with pytest.raises(
+        DataError, match=rf"here: data\.select\.episodes: expected some of the ids 0 to 2, 10 to 12, found {item}\."
+    ):
+        chosen(episodes=(0, item))
+
+
+def test_of_many_scattered_ids_the_first_and_the_last_are_named() -> None:
+    scattered = Listing(tuple(range(0, 40, 2)), ("open",) * 20)
+    with pytest.raises(DataError, match=r"the ids 0, 2, 4, 6, 8, 10, 12, 14, \.\.\. up to 38, found 1\."):
+        select(Selection(episodes=(1,)), scattered, where="here")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("item", ["5", "a:b", "3:3", "5:3", ":4", "4:", "1:2:3", "-1:4", "²:³"])

@@ -11,6 +11,7 @@ from typing import Annotated
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from jaxtyping import Int64
 from pydantic import Field, field_validator
 
 from vla.config import Config
@@ -19,7 +20,7 @@ from vla.formats import Dataset
 from vla.registry import did_you_mean
 
 NAMED = 8
-"""Instructions that a message lists."""
+"""Instructions, or runs of ids, that a message lists."""
 
 
 class Selection(Config):
@@ -86,22 +87,30 @@ def select(cfg: Selection, dataset: Dataset, *, where: str, listed: Collection[s
 
 
 def _wanted(items: Sequence[int | str], table: pa.Table, where: str) -> pa.Array:
-    """Whether each episode is among those that the items name; a single id must exist, a range may have gaps."""
+    """Whether each episode is among those that the items name; an id must exist, a range may have gaps."""
     ids_E = table["episode_id"].to_numpy()
-    existing = set(ids_E.tolist())
-    single = [item for item in items if isinstance(item, int)]
-    unknown = next((item for item in single if item not in existing), None)
-    if unknown is not None:
-        raise DataError(
-            f"{where}: data.select.episodes: expected ids from {ids_E.min()} to {ids_E.max()}, found {unknown}. "
-            f"Correct it."
-        )
+    existing, single = set(ids_E.tolist()), [item for item in items if isinstance(item, int)]
     wanted_E = np.isin(ids_E, single)
     for item in items:
-        if isinstance(item, str):
+        if isinstance(item, int):
+            is_empty = item not in existing
+        else:
             first, _, end = item.partition(":")
-            wanted_E |= (ids_E >= int(first)) & (ids_E < int(end))
+            named_E = (ids_E >= int(first)) & (ids_E < int(end))
+            wanted_E, is_empty = wanted_E | named_E, not named_E.any()
+        if is_empty:
+            raise DataError(
+                f"{where}: data.select.episodes: expected some of the ids {_spans(ids_E)}, found {item}. Correct it."
+            )
     return pa.array(wanted_E)
+
+
+def _spans(ids_E: Int64[np.ndarray, "E"]) -> str:
+    """The ids in short: "0 to 9, 20, 30 to 39"."""
+    sorted_E = np.unique(ids_E)
+    ends = np.split(sorted_E, np.flatnonzero(np.diff(sorted_E) > 1) + 1)
+    spans = [f"{run[0]} to {run[-1]}" if len(run) > 1 else f"{run[0]}" for run in ends[:NAMED]]
+    return ", ".join([*spans, f"... up to {sorted_E[-1]}"] if len(ends) > NAMED else spans)
 
 
 def _check_known(texts: Sequence[str], table: pa.Table, where: str) -> None:
