@@ -23,6 +23,7 @@ PLUMBING = {
     "vla.config": "reads the parameters, which are tracked themselves",
     "vla.errors": "messages",
     "vla.execution": "where a stage runs, never what it computes",
+    "vla.hub": "brings the files of a commit as they are",
     "vla.lifeline": "ends stages whose DVC is gone",
     "vla.models.device": "where a stage runs, never what it computes",
     "vla.paths": "refuses paths or passes them on",
