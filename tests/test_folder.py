@@ -45,6 +45,14 @@ def test_a_missing_file_is_refused_with_what_to_run(root: Path) -> None:
         Folder(root, {"meta/nothing": Listed(3, 7)}).path("meta/nothing")
 
 
+def test_a_missing_file_of_a_folder_without_a_manifest_is_refused_with_what_may_be_wrong(root: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"nothing: expected a file, found none\. .*correct the section download"
+    ) as found:
+        Folder(root).path("meta/nothing")
+    assert "dvc repro" not in str(found.value)
+
+
 def test_a_file_is_compared_once(root: Path) -> None:
     folder = Folder(root, {"meta/info.json": Listed(3, 7)})
     folder.path("meta/info.json")

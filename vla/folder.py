@@ -13,6 +13,7 @@ from vla.errors import DataError
 from vla.paths import below
 
 REFRESH = "Run 'dvc repro -f -s download' to take the data as they are now."
+MISPLACED = "If it is elsewhere or of another format, correct the section download or data.format."
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,9 @@ class Folder:
         try:
             status = path.stat()
         except FileNotFoundError:
-            raise DataError(f"{path}: expected a file, found none. Complete the dataset. {REFRESH}") from None
+            # Without a manifest it is the download that fails, and to run that again is no help.
+            advice = MISPLACED if self.listed is None else REFRESH
+            raise DataError(f"{path}: expected a file, found none. Complete the dataset. {advice}") from None
         if self.listed is None:
             return
         if name not in self.listed:

@@ -13,7 +13,6 @@ from pathlib import Path
 from reprlib import repr as brief
 from typing import Any, Self
 
-from vla import artifacts
 from vla.columns import Columns
 from vla.errors import DataError
 from vla.folder import Folder
@@ -51,8 +50,8 @@ class Info:
     def read(cls, folder: Folder, *, version: str) -> Self:
         """Read the file in `folder`; raises DataError unless it is of the `version`, for example "v3."."""
         path = folder.path(INFO)
-        values = artifacts.read_json(path, made_by="dvc repro -f -s download")
-        found = str(values.get("codebase_version")) if isinstance(values, dict) else "no mapping"
+        values = read_info(path)
+        found = str(values.get("codebase_version"))
         if not found.startswith(version):
             raise DataError(f"{path}: expected codebase_version {version}x, found {found}. Set data.format to match.")
         for key, (expected, is_right) in NEEDED.items():
@@ -199,13 +198,23 @@ class Info:
         return next((name for name in usual if name in self.features), parts or usual[0])
 
 
+def read_info(path: Path) -> dict[str, Any]:
+    """The contents of an `info.json`; raises DataError where they are no mapping."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: expected JSON, found {error}. Repair the file or get the dataset again.") from None
+    if not isinstance(values, dict):
+        raise DataError(f"{path}: expected a mapping, found {brief(values)}. Repair the file or get the dataset again.")
+    return values
+
+
 def described(root: Path) -> dict[str, Any]:
     """What the folder's `info.json` says, empty where there is none that can be read."""
     try:
-        values = json.loads((root / INFO).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return read_info(root / INFO)
+    except (OSError, DataError):
         return {}
-    return values if isinstance(values, dict) else {}
 
 
 def version_of(root: Path) -> str:

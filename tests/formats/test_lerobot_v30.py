@@ -210,6 +210,16 @@ def test_a_dataset_of_another_version_is_an_error(root: Path) -> None:
         opened(root)
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(b"{", "expected JSON, found Expecting"), (b"\xff", "expected JSON"), (b"[1]", "a mapping, found")],
+)
+def test_a_damaged_description_is_an_error(root: Path, content: bytes, said: str) -> None:
+    (root / "meta/info.json").write_bytes(content)
+    with pytest.raises(DataError, match=rf"info\.json: .*{said}.*Repair the file or get the dataset again"):
+        opened(root)
+
+
 @pytest.mark.parametrize("missing", ["fps", "features", "data_path"])
 def test_an_incomplete_description_is_an_error(root: Path, missing: str) -> None:
     change_info(root, **{missing: ...})
