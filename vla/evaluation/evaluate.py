@@ -20,6 +20,7 @@ from pydantic import Field
 from tqdm import tqdm
 
 from vla import artifacts, config
+from vla.action_errors import ActionScale, ErrorSums, recorded_actions
 from vla.data.episodes import EpisodeTable
 from vla.data.manifest import Manifest
 from vla.data.sources import DataConfig, open_dataset
@@ -27,13 +28,13 @@ from vla.data.windows import Windows
 from vla.errors import DataError
 from vla.evaluation import playback
 from vla.evaluation import report as reporting
-from vla.evaluation.metrics import ErrorSums, error_ratio, total
+from vla.evaluation.metrics import error_ratio, total
 from vla.evaluation.playback import Recording
 from vla.execution import ExecutionConfig
 from vla.models import bundle as bundles
 from vla.models.bundle import Bundle
 from vla.models.device import choose_device
-from vla.normalization import Normalize, Statistics
+from vla.normalization import Statistics
 from vla.terms import DatasetSchema
 
 logger = logging.getLogger(__name__)
@@ -111,7 +112,7 @@ def run(
         baseline=errors.baseline_rows(),
         trajectories=plotted,
         names=bundle.config.action_names,
-        recorded=recorded_actions(bundle),
+        recorded=_recorded(bundle),
     )
     artifacts.write_json(metrics, result)
     logger.info(
@@ -144,12 +145,11 @@ class Errors:
     """Error sums of the policy and of the mean action, per instruction."""
 
     def __init__(self, bundle: Bundle) -> None:
-        stats = recorded_actions(bundle)
+        stats = _recorded(bundle)
         self._names = bundle.config.action_names
         self._spec = bundle.spec
         self._mean_A = stats.mean.astype(np.float32)
-        self._scale_A = stats.std
-        self._kept_A = ~Normalize(stats, "mean_std").degenerate
+        self._scale = ActionScale.of(stats)
         self._model: dict[str, ErrorSums] = {}
         self._baseline: dict[str, ErrorSums] = {}
 
@@ -170,7 +170,7 @@ class Errors:
         """The error figures of evaluation.json; `normalised` is in units of the train split's standard deviation."""
         model, baseline = total(self._model), total(self._baseline)
         ratio = self._ratio(model, baseline)
-        normalised = model.scaled(self._scale_A, self._kept_A)
+        normalised = model.scaled(self._scale)
         return {
             "mse": model.mse,
             "mae": model.mae,
@@ -204,21 +204,11 @@ class Errors:
         }
 
     def _ratio(self, model: ErrorSums, baseline: ErrorSums) -> float:
-        return error_ratio(model, baseline, scale_A=self._scale_A, kept_A=self._kept_A)
+        return error_ratio(model, baseline, self._scale)
 
 
-def recorded_actions(bundle: Bundle) -> Statistics:
-    """The train split's actions as recorded, every step once: a scale that no setting of normalisation changes.
-
-    Raises DataError where delta actions were learned with statistics that do not have them.
-    """
-    stats = bundle.norm_stats
-    if stats.recorded_actions is None and len(bundle.processor.delta):
-        raise DataError(
-            f"{bundle.path}: expected recorded_actions in the norm stats of delta actions, found none. "
-            f"Compute the statistics with 'dvc repro norm_stats' and train again."
-        )
-    return stats.recorded_actions or stats.actions
+def _recorded(bundle: Bundle) -> Statistics:
+    return recorded_actions(bundle.norm_stats, delta=bundle.processor.delta, where=str(bundle.path))
 
 
 def spread_over_tasks(table: EpisodeTable, count: int) -> set[int]:
