@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vla.columns import Columns, Part, Vector
+from vla.columns import Columns, Part, Vector, short_names
 from vla.errors import ConfigError
 
 NAMES = st.text(st.characters(exclude_characters="[]()", exclude_categories=["Z", "C"]), min_size=1)
@@ -126,3 +126,36 @@ def test_a_wrong_part_in_the_parameters_is_named_with_its_place(key: str) -> Non
 def test_the_settings_survive_a_round_trip() -> None:
     columns = Columns(state=("a[0:1]", "sum(b)"), actions="c", views={"front": "i"}, depth={"front": "d"}, fps=5)
     assert Columns.parse(columns.plain(), where="test") == columns
+
+
+@pytest.mark.parametrize(
+    ("views", "said"),
+    [
+        ({"a": "x", "b": "y", "c": "x"}, r"a column of its own for every view, found 'x' for \['a', 'c'\]"),
+        ({"arm/left": "x"}, r"names of views without '/', found 'arm/left'"),
+        ({"": "x"}, r"names of views without '/', found ''"),
+    ],
+)
+@pytest.mark.parametrize("key", ["views", "depth"])
+def test_views_have_names_and_columns_of_their_own(key: str, views: dict[str, str], said: str) -> None:
+    with pytest.raises(ConfigError, match=rf"test: {key}: expected {said}"):
+        Columns.parse({"state": "a", "actions": "b", "views": {}, key: views}, where="test")
+
+
+def test_a_view_and_its_depth_may_have_one_name() -> None:
+    Columns.parse({"state": "a", "actions": "b", "views": {"x": "i"}, "depth": {"x": "d"}}, where="test")
+
+
+@pytest.mark.parametrize(
+    ("columns", "names"),
+    [
+        (["observation.images.top", "observation.images.wrist"], ["top", "wrist"]),
+        (["left/camera", "right/camera"], ["left_camera", "right_camera"]),
+        (["a.b", "a/b"], ["view_0", "view_1"]),
+        (["."], ["view_0"]),
+        ([], []),
+    ],
+)
+def test_views_are_named_by_the_last_parts_that_tell_their_columns_apart(columns: list[str], names: list[str]) -> None:
+    assert short_names(columns) == names
+    Columns.parse({"state": "a", "actions": "b", "views": dict(zip(names, columns, strict=True))}, where="test")

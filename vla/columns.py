@@ -128,3 +128,28 @@ class Columns(Config):
         except ConfigError as error:
             raise ValueError(str(error)) from None
         return spec
+
+    @field_validator("views", "depth")
+    @classmethod
+    def _are_apart(cls, columns: Mapping[str, str]) -> Mapping[str, str]:
+        """A view is a part of names and keys, and a column under two names would be decoded and learned twice."""
+        for view in columns:
+            if not view or "/" in view:
+                raise ValueError(f"expected names of views without '/', found {view!r}. Rename the view.")
+        for column in columns.values():
+            views = [view for view, other in columns.items() if other == column]
+            if len(views) > 1:
+                raise ValueError(
+                    f"expected a column of its own for every view, found {column!r} for {views}. Keep one."
+                )
+        return columns
+
+
+def short_names(columns: Sequence[str]) -> list[str]:
+    """Names for views: the last parts of their columns' names, as few as tell them apart."""
+    parts = [[part for part in re.split("[./]", column) if part] for column in columns]
+    for count in range(1, max(map(len, parts), default=1) + 1):
+        names = ["_".join(each[-count:]) for each in parts]
+        if len(set(names)) == len(names) and all(names):
+            return names
+    return [f"view_{index}" for index in range(len(columns))]

@@ -13,7 +13,7 @@ from pathlib import Path
 from reprlib import repr as brief
 from typing import Any, Self
 
-from vla.columns import Columns
+from vla.columns import Columns, short_names
 from vla.errors import DataError
 from vla.folder import Folder
 from vla.registry import did_you_mean
@@ -182,7 +182,7 @@ class Info:
         return Columns(
             state=self._vector("observation.state", "state"),
             actions=self._vector("action", "actions"),
-            views=dict(zip(_short_names(seen), seen, strict=True)),
+            views=dict(zip(short_names(seen), seen, strict=True)),
             instruction=self._instruction() if several_tasks else None,
         )
 
@@ -255,13 +255,3 @@ def _flat(names: Any) -> Iterator[str]:
 def _is_derived(camera: str) -> bool:
     """Whether a camera shows something else than colours, by its name."""
     return any(word.startswith(("depth", "seg")) for part in camera.split(".") for word in part.split("_"))
-
-
-def _short_names(cameras: list[str]) -> list[str]:
-    """The last parts of the columns' names, as few as tell them apart."""
-    parts = [camera.split(".") for camera in cameras]
-    for count in range(1, max(map(len, parts), default=1) + 1):
-        names = ["_".join(each[-count:]) for each in parts]
-        if len(set(names)) == len(names):
-            return names
-    return cameras

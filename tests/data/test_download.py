@@ -108,6 +108,12 @@ def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
     assert not (tmp_path / "dataset").exists()
 
 
+@pytest.mark.parametrize("path", ["", " "])
+def test_an_empty_path_is_refused_instead_of_reading_the_projects_folder(path: str) -> None:
+    with pytest.raises(ConfigError, match=rf"download\.local\.path: expected a folder, found '{path}'"):
+        config(source="local", local={"path": path})
+
+
 def test_missing_files_are_counted_and_the_first_is_named(tmp_path: Path, elsewhere: Path) -> None:
     next(elsewhere.glob("data/**/*.parquet")).unlink()
     with pytest.raises(DataError, match=r"1 of them missing: data/.*file-000\.parquet\..*set data\.select\.present"):

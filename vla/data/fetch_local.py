@@ -6,6 +6,9 @@ Nothing is copied and nothing is hashed. Of the files that the selected episodes
 import os
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
+
+from pydantic import field_validator
 
 from vla import workspace
 from vla.config import Config
@@ -20,6 +23,14 @@ class LocalConfig(Config):
 
     path: Path
     """Folder of the dataset: absolute, below ~, or relative to the project."""
+
+    @field_validator("path", mode="before")
+    @classmethod
+    def _is_said(cls, path: Any) -> Any:
+        """An empty text would be the project's own folder."""
+        if isinstance(path, str) and not path.strip():
+            raise ValueError(f"expected a folder, found {path!r}. Set it.")
+        return path
 
 
 class LocalOrigin:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float32, Int64, UInt8
 
-from vla.columns import Columns, Vector
+from vla.columns import Columns, Vector, short_names
 from vla.errors import ConfigError, DataError
 from vla.folder import Folder
 from vla.formats import EPISODES, Claims, Range
@@ -48,7 +48,7 @@ def suggest_columns(root: Path) -> Columns:
     return Columns(
         state=next((name for name in STATES if name in names), STATES[0]),
         actions=next((name for name in ACTIONS if name in names), ACTIONS[0]),
-        views={name.rpartition(".")[2]: name for name in layout.images},
+        views=dict(zip(short_names(layout.images), layout.images, strict=True)),
         instruction=next((name for name in (*PROMPTS, *texts) if name in texts), None),
         fps=1,
     )
