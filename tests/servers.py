@@ -8,8 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Thread
 from urllib.parse import parse_qs, unquote, urlsplit
+
+import pytest
+from huggingface_hub import constants
 
 LARGE = 200
 """Bytes from which on the hub keeps a file outside git, under its SHA-256."""
@@ -92,7 +96,10 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class HubHandler(Handler):
-    """Answers as the hub does for datasets; the site's files are `/owner/name/path`, at the commit `COMMIT`."""
+    """Answers as the hub does for datasets and models; the site's files are at the commit `COMMIT`.
+
+    They are called `/owner/name/path`, those of models `/models/owner/name/path`.
+    """
 
     def answer(self) -> None:
         path = unquote(urlsplit(self.path).path)
@@ -100,10 +107,10 @@ class HubHandler(Handler):
         statuses = self.site.statuses.get(path)
         if statuses:
             self.fail(statuses.pop(0))
-        elif found := re.match(r"/api/datasets/(\w+/\w+)/(tree|revision)/(\w+)$", path):
-            self.describe(*found.groups())
-        elif found := re.match(rf"/datasets/(\w+/\w+)/resolve/{COMMIT}/(.+)$", path):
-            self.resolve(f"/{found[1]}/{found[2]}")
+        elif found := re.match(r"/api/(?:datasets|(models))/(\w+/\w+)/(tree|revision)/(\w+)$", path):
+            self.describe(folder_of(found[2], model=bool(found[1])), *found.groups()[2:])
+        elif found := re.match(rf"(/datasets)?/(\w+/\w+)/resolve/{COMMIT}/(.+)$", path):
+            self.resolve(f"/{folder_of(found[2], model=not found[1])}/{found[3]}")
         else:
             self.fail(404)
 
@@ -164,6 +171,23 @@ class BucketHandler(Handler):
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TAG = "v3"
+
+
+def folder_of(repo: str, *, model: bool) -> str:
+    """Where the site has the files of a repository."""
+    return f"models/{repo}" if model else repo
+
+
+def ask_instead_of_the_hub(site: Site, monkeypatch: pytest.MonkeyPatch, *, cache: Path) -> None:
+    """Let the hub's library ask the site, and keep what it gets in `cache`.
+
+    It reads its environment when it is imported, which other tests may have done before.
+    """
+    template = site.url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "ENDPOINT", site.url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
 
 
 def etag(content: bytes) -> str:

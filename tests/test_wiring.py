@@ -20,6 +20,7 @@ PARAMS = config.read_params(ROOT / "params.yaml")
 
 PLUMBING = {
     "vla.artifacts": "writes what a stage computed",
+    "vla.assets": "finds files that parameters name; they count by their digest or commit",
     "vla.config": "reads the parameters, which are tracked themselves",
     "vla.errors": "messages",
     "vla.execution": "where a stage runs, never what it computes",

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from huggingface_hub import constants
 from recordings import COLUMNS, DATA_FILE, write_recordings
-from servers import COMMIT, TAG, HubHandler, Site, etag, serving
+from servers import COMMIT, TAG, HubHandler, Site, ask_instead_of_the_hub, etag, serving
 
 from vla.data import download
 from vla.data.manifest import Manifest
@@ -40,13 +40,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
         site.files[f"/{REPO}/.gitattributes"] = b"*.parquet filter=lfs\n"
         site.files[f"/{REPO}/README.md"] = b"# reach\n"
         site.files[f"/{REPO}/data/chunk-000/file-777.parquet"] = b"of no episode"
-        # The library reads its environment when it is imported, which other tests may have done before.
-        monkeypatch.setattr(constants, "ENDPOINT", site.url)
-        monkeypatch.setattr(
-            constants, "HUGGINGFACE_CO_URL_TEMPLATE", site.url + "/{repo_id}/resolve/{revision}/{filename}"
-        )
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        ask_instead_of_the_hub(site, monkeypatch, cache=tmp_path / "cache")
         yield site
 
 
