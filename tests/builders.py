@@ -57,6 +57,7 @@ class ArrayDataset:
             "state_names": tuple(f"s{index}" for index in range(first.state_TS.shape[1])),
             "action_names": tuple(f"a{index}" for index in range(first.actions_TA.shape[1])),
             "robot": "none",
+            "state_columns": {"state": first.state_TS.shape[1]},
         }
         self.schema = DatasetSchema(**{**described, **schema})
         self.claimed = Claims()

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from vla.columns import Columns
 from vla.models import bundle
 from vla.models.bundle import Bundle, BundleConfig
 from vla.normalization import NormStats, Statistics
@@ -56,8 +57,12 @@ def a_bundle(
     seed: int = 0,
     norm_stats: NormStats | None = None,
     passport: dict[str, Any] | None = None,
+    columns: Columns | None = None,
+    state_columns: dict[str, int] | None = None,
 ) -> Bundle:
-    """Save a randomly initialised tiny_vla at `path` and load it."""
+    """Save a randomly initialised tiny_vla at `path` and load it; its state is a whole column unless it is said."""
+    usual = {view: f"observation.images.{view}" for view in views}
+    columns = columns or Columns(state="observation.state", actions="action", views=usual)
     tokenize = Tokenize.train(instructions, max_tokens=6)
     config = BundleConfig.parse(
         {
@@ -66,6 +71,8 @@ def a_bundle(
             "state_names": list(state_names),
             "action_names": list(action_names),
             "views": list(views),
+            "columns": columns.plain(),
+            "state_columns": state_columns or {"observation.state": len(state_names)},
             "transforms": {
                 "image_size": list(image_size),
                 "max_tokens": 6,

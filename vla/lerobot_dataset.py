@@ -78,6 +78,7 @@ class LeRobotDataset(ABC):
             state_names=self._state.names(info.names),
             action_names=self._actions.names(info.names),
             robot=info.robot,
+            state_columns={column: self._widths[column] for column in self._state.columns},
             depth={view: info.depth_size(column) for view, column in columns.depth.items()},
         )
         self._depth_codes = {

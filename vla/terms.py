@@ -70,6 +70,8 @@ class DatasetSchema:
     state_names: tuple[str, ...]
     action_names: tuple[str, ...]
     robot: str
+    state_columns: Mapping[str, int]
+    """Column that the state is made of -> the dimensions that it has as a whole."""
     depth: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     """View name -> (rows, columns) of its depth, for the views that have one."""
 

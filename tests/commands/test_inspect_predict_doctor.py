@@ -46,14 +46,21 @@ def test_a_prediction_for_image_files_is_json(bundle, tmp_path, capsys):
     assert np.shape(first["actions"]) == (4, 2)
     assert cli.main([*words, "--seed", "1"]) == 0
     assert json.loads(capsys.readouterr().out)["actions"] != first["actions"]
+    np.savez(tmp_path / "seen.npz", **{"observation.images.wrist": np.zeros((16, 32, 4), np.uint8)})
+    words = [*words[:-2], "--observation", str(tmp_path / "seen.npz")]
+    assert cli.main(words) == 0
+    assert json.loads(capsys.readouterr().out) == first
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--image", "front.png"], "--image: expected VIEW=FILE, found 'front.png'."),
+        (["--image", "front.png"], "--image: expected KEY=FILE, found 'front.png'."),
+        (["--image", "front=a.png", "--image", "front=b.png"], "expected each key once, found 'front' twice."),
         (["--state", "1,two"], "--state: expected numbers with commas between, found '1,two'."),
-        (["--image", "top=a.png"], "expected one file for each of the views front, wrist, found top."),
+        (["--image", "a::b:c=a.png"], "a.png: expected an image file"),
+        (["--observation", "a.npz"], "a.npz: expected an .npz file, found none."),
+        ([], "expected one image for each of the views front (or observation.images.front), wrist"),
     ],
 )
 def test_wrong_words_of_a_prediction_are_refused(bundle, capsys, words, message):

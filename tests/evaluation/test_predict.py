@@ -43,9 +43,48 @@ def test_a_missing_state_is_not_made_up(bundle, files):
 
 
 def test_a_missing_or_an_unknown_view_is_refused(bundle, files):
-    for images in ({"front": files["front"]}, {**files, "side": files["front"]}, {}):
-        with pytest.raises(DataError, match="expected one file for each of the views front, wrist"):
+    for images, advice in (
+        ({"front": files["front"]}, "Add wrist"),
+        ({**files, "side": files["front"]}, "Take out side"),
+        ({}, "Add front. Add wrist"),
+    ):
+        with pytest.raises(DataError, match=rf"one image for each of the views front \(.*\), wrist \(.* {advice}\."):
             predict_files(bundle.path, images=images, instruction="open the drawer", state=STATE, seed=0)
+
+
+def test_arrays_of_a_file_may_take_the_place_of_images_and_state(bundle, files, tmp_path):
+    answer = predict_files(bundle.path, images=files, instruction="open the drawer", state=STATE, seed=3)
+    wrist = {"observation.images.wrist": np.asarray(Image.open(files["wrist"])), "observation.state": np.array(STATE)}
+    np.savez_compressed(tmp_path / "seen.npz", **wrist)
+    given = {"images": {"front": files["front"]}, "observation": tmp_path / "seen.npz", "state": None}
+    assert predict_files(bundle.path, **given, instruction="open the drawer", seed=3) == answer
+
+
+def test_a_key_in_both_places_is_refused(bundle, files, tmp_path):
+    np.savez(tmp_path / "seen.npz", front=np.zeros((16, 32, 3), np.uint8), state=np.zeros(3))
+    with pytest.raises(DataError, match=r"seen\.npz: expected each key once, found front, state beside it"):
+        predict_files(
+            bundle.path, images=files, observation=tmp_path / "seen.npz", instruction="open", state=STATE, seed=0
+        )
+
+
+def test_a_file_that_holds_no_arrays_is_refused(bundle, files, tmp_path):
+    def refused(name: str, message: str) -> None:
+        with pytest.raises(DataError, match=message):
+            predict_files(
+                bundle.path, images=files, observation=tmp_path / name, instruction="open", state=STATE, seed=0
+            )
+
+    np.save(tmp_path / "one.npy", np.zeros(3))
+    refused("one.npy", r"one\.npy: expected an \.npz file, found none")
+    refused("absent.npz", r"absent\.npz: expected an \.npz file, found none")
+    np.savez(tmp_path / "objects.npz", front=np.array([{}], dtype=object))
+    refused("objects.npz", r"objects\.npz: expected an \.npz file of arrays, found Object arrays cannot be loaded")
+    np.savez(tmp_path / "cut.npz", front=np.arange(1000))
+    damaged = bytearray((tmp_path / "cut.npz").read_bytes())
+    damaged[500] ^= 255
+    (tmp_path / "cut.npz").write_bytes(damaged)
+    refused("cut.npz", r"cut\.npz: expected an \.npz file of arrays, found Bad CRC-32")
 
 
 def test_an_image_file_that_is_not_there_or_no_image_is_named(bundle, files, tmp_path):

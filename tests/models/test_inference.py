@@ -99,15 +99,6 @@ def test_a_missing_view_is_named(bundle):
         inference.observe(bundle, [only_front], ["open the drawer"])
 
 
-def test_a_state_that_is_missing_or_short_or_not_finite_is_refused(bundle):
-    with pytest.raises(DataError, match=r"expected 3 state values \(x, y, z\), found 0"):
-        inference.read_state(bundle, None, where="--state")
-    with pytest.raises(DataError, match="found 2"):
-        inference.read_state(bundle, [0.0, 1.0], where="--state")
-    with pytest.raises(DataError, match="finite"):
-        inference.read_state(bundle, [0.0, 1.0, float("nan")], where="--state")
-
-
 def test_a_png_is_decoded_to_its_pixels_and_grey_becomes_rgb():
     image = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
     np.testing.assert_array_equal(inference.decode_image(png(image), where="x"), image)

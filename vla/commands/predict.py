@@ -1,4 +1,7 @@
-"""`vla predict`: the action chunk of a policy for image files, an instruction and a state, as JSON."""
+"""`vla predict`: the action chunk of a policy for image files, an instruction and a state, as JSON.
+
+An image's key is the name of a view, the column that the policy was trained on, or a key of BEHAVIOR-1K's simulator.
+"""
 
 import argparse
 import json
@@ -19,19 +22,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help=f"folder of a bundle (default: {policy})",
     )
-    parser.add_argument("--image", action="append", default=[], metavar="VIEW=FILE", help="once per view of the policy")
+    parser.add_argument(
+        "--image",
+        action="append",
+        default=[],
+        metavar="KEY=FILE",
+        help="once per view: its name, its column in the data, or the simulator's key",
+    )
+    parser.add_argument("--observation", type=Path, metavar="FILE.npz", help="images and state as arrays by such keys")
     parser.add_argument("--instruction", required=True, help="what the robot is to do")
     parser.add_argument(
-        "--state", metavar="X,Y,...", help="proprioception in raw units; --state=-1,... when it begins with a minus"
+        "--state",
+        metavar="X,Y,...",
+        help="proprioception in raw units, the policy's values or the whole column; --state=-1,... before a minus",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the noise that the actions are sampled from")
 
 
 def run(options: argparse.Namespace) -> str:
-    """Raises ConfigError for a word that is no `view=file` and for a state that is no list of numbers."""
+    """Raises ConfigError for words that are no `key=file`, keys that come twice and a state that is no numbers."""
     result = predict_files(
         options.policy,
         images=_images(options.image),
+        observation=options.observation,
         instruction=options.instruction,
         state=None if options.state is None else _state(options.state),
         seed=options.seed,
@@ -40,12 +53,14 @@ def run(options: argparse.Namespace) -> str:
 
 
 def _images(words: list[str]) -> dict[str, Path]:
-    images = {}
+    images: dict[str, Path] = {}
     for word in words:
-        view, equals, file = word.partition("=")
-        if not (view and equals and file):
-            raise ConfigError(f"--image: expected VIEW=FILE, found {word!r}. Write, for example, front=front.png.")
-        images[view] = Path(file)
+        key, equals, file = word.partition("=")
+        if not (key and equals and file):
+            raise ConfigError(f"--image: expected KEY=FILE, found {word!r}. Write, for example, front=front.png.")
+        if key in images:
+            raise ConfigError(f"--image: expected each key once, found {key!r} twice. Give one file for it.")
+        images[key] = Path(file)
     return images
 
 

@@ -1,33 +1,41 @@
 """One prediction from files: what `vla predict` answers. Nothing is made up: each view and the state must be given."""
 
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from vla.errors import DataError
 from vla.models import bundle as bundles
 from vla.models import inference
-from vla.terms import Sensing
+from vla.models.observed import STATE, sensing
 
 
 def predict_files(
-    bundle_path: Path, *, images: Mapping[str, Path], instruction: str, state: Sequence[float] | None, seed: int
+    bundle_path: Path,
+    *,
+    images: Mapping[str, Path],
+    observation: Path | None = None,
+    instruction: str,
+    state: Sequence[float] | None,
+    seed: int,
 ) -> dict[str, Any]:
-    """The action chunk for one image file per view, in raw units, JSON-ready.
+    """The action chunk for image files, and arrays of an .npz file, by key, in raw units, JSON-ready.
 
-    The observation is taken as the first step of an episode; `seed` alone decides the noise. Raises DataError when a
-    view or the state is missing or unknown.
+    The keys are those of `vla.models.observed`. The observation is taken as the first step of an episode; `seed` alone
+    decides the noise. Raises DataError when a view or the state is missing, unknown or given twice.
     """
     bundle = bundles.load(bundle_path)
-    views = bundle.spec.views
-    if set(images) != set(views):
-        raise DataError(
-            f"images: expected one file for each of the views {', '.join(views)}, "
-            f"found {', '.join(sorted(images)) or 'none'}. Give exactly these."
-        )
-    state_S = inference.read_state(bundle, state, where="state")
-    pixels = {view: inference.decode_image(_read(file), where=str(file)) for view, file in images.items()}
-    chunks = inference.predict_alone(bundle, [Sensing(pixels, state_S, 0.0)], [instruction], seed=seed)
+    given = {} if observation is None else _arrays(observation)
+    shown = {key: inference.decode_image(_read(file), where=str(file)) for key, file in images.items()}
+    direct = shown if state is None else {**shown, STATE: np.asarray(state)}
+    if twice := sorted(given.keys() & direct.keys()):
+        raise DataError(f"{observation}: expected each key once, found {', '.join(twice)} beside it. Give it once.")
+    sensed = sensing(bundle.config, {**given, **direct}, time=0.0, where="observation")
+    chunks = inference.predict_alone(bundle, [sensed], [instruction], seed=seed)
     return {
         "bundle_digest": bundle.digest,
         "instruction": instruction,
@@ -43,3 +51,14 @@ def _read(file: Path) -> bytes:
         return file.read_bytes()
     except OSError as error:
         raise DataError(f"{file}: expected an image file, found {error.strerror}. Give an image file.") from None
+
+
+def _arrays(file: Path) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file by name; none may hold Python objects."""
+    if not zipfile.is_zipfile(file):
+        raise DataError(f"{file}: expected an .npz file, found none. Write it with numpy.savez.")
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{file}: expected an .npz file of arrays, found {error}. Write it with numpy.savez.") from None

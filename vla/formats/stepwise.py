@@ -84,6 +84,7 @@ class Stepwise:
             state_names=self._state.names(self._names.__getitem__),
             action_names=self._actions.names(self._names.__getitem__),
             robot="unknown",
+            state_columns={column: len(self._names[column]) for column in self._state.columns},
         )
 
     def episodes(self) -> pa.Table:

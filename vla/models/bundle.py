@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vla import artifacts, registry
+from vla.columns import Columns
 from vla.config import Config
 from vla.errors import CheckpointError
 from vla.models.policy import Interface, Policy, PolicyConfig, PolicyModule
@@ -40,6 +41,10 @@ class BundleConfig(Config):
     state_names: tuple[str, ...]
     action_names: tuple[str, ...]
     views: tuple[str, ...]
+    columns: Columns
+    """Which columns of the data the policy was trained on; those of the main dataset where it was a mixture."""
+    state_columns: Mapping[str, int]
+    """Column that the state is made of -> the dimensions that it has as a whole."""
     transforms: TransformsConfig
     policy: dict[str, Any]
     """Section `policy`, parsed by the policy file's own Config."""

@@ -95,20 +95,6 @@ def decode_image(data: bytes, *, where: str) -> UInt8[np.ndarray, "Y X 3"]:
         raise DataError(f"{where}: expected a PNG or JPEG image, found {error}. Give an image file.") from None
 
 
-def read_state(bundle: Bundle, values: Sequence[float] | None, *, where: str) -> Float32[np.ndarray, "S"]:
-    """A state vector in raw units; a policy that reads the state gets none made up."""
-    names = bundle.config.state_names
-    found = 0 if values is None else len(values)
-    if found != len(names):
-        raise DataError(
-            f"{where}: expected {len(names)} state values ({', '.join(names)}), found {found}. Give them all."
-        )
-    state_S = np.asarray([] if values is None else values, dtype=np.float32)
-    if not np.isfinite(state_S).all():
-        raise DataError(f"{where}: expected finite state values, found {state_S.tolist()}. Correct them.")
-    return state_S
-
-
 def _images(bundle: Bundle, sensed: Sequence[Sensing]) -> dict[str, UInt8[np.ndarray, "B Y X 3"]]:
     """The policy's views at its size; raises DataError when one is missing."""
     images: dict[str, UInt8[np.ndarray, "B Y X 3"]] = {}

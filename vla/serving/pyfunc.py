@@ -28,7 +28,7 @@ from PIL import Image
 
 from vla.errors import DataError
 from vla.models import bundle as bundles
-from vla.models import inference
+from vla.models import inference, observed
 from vla.models.bundle import Bundle
 from vla.terms import Sensing
 
@@ -80,7 +80,7 @@ def _sensing(bundle: Bundle, row: dict[str, Any], *, where: str) -> Sensing:
         view: inference.decode_image(_bytes(row[view], where=f"{where}: {view}"), where=f"{where}: {view}")
         for view in bundle.spec.views
     }
-    return Sensing(images, inference.read_state(bundle, row[STATE], where=f"{where}: {STATE}"), 0.0)
+    return Sensing(images, observed.read_state(bundle.config, row[STATE], where=f"{where}: {STATE}"), 0.0)
 
 
 def _bytes(value: bytes | str, *, where: str) -> bytes:

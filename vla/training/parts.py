@@ -56,6 +56,8 @@ class Parts:
             state_names=dataset.schema.state_names,
             action_names=dataset.schema.action_names,
             views=tuple(cfg.data.columns.views),
+            columns=cfg.data.columns,
+            state_columns=dataset.schema.state_columns,
             transforms=cfg.transforms,
             policy=cfg.policy,
         )
