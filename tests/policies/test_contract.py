@@ -11,7 +11,18 @@ from vla.training.loop import weighted_error
 from vla.training.optim import OptimizerConfig, make_optimizer
 
 POLICIES = registry.names("policies")
-OPTIMIZER = OptimizerConfig(lr=3e-3, betas=(0.9, 0.95), weight_decay=0.0, warmup_steps=0, final_lr=0.0, clip_norm=1.0)
+OPTIMIZER = OptimizerConfig(
+    lr=3e-3,
+    lr_scales={},
+    betas=(0.9, 0.95),
+    eps=1e-8,
+    weight_decay=0.0,
+    fused=False,
+    warmup_steps=0,
+    anneal="step",
+    final_lr=0.0,
+    clip_norm=1.0,
+)
 
 
 def test_every_policy_has_tiny_settings_here():

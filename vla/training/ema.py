@@ -17,5 +17,5 @@ class Ema:
     def update(self, parameters: Mapping[str, Tensor], *, step: int) -> None:
         """Take in the weights after optimizer step `step`, counted from 1."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        for name, average in self.values.items():
-            average.lerp_(parameters[name].float(), 1 - decay)
+        latest = [parameters[name].float() for name in self.values]
+        torch._foreach_lerp_(list(self.values.values()), latest, 1 - decay)

@@ -25,7 +25,7 @@ from vla.training.feed import Feed
 from vla.training.job import Job
 from vla.training.meters import Interval, Step
 from vla.training.objective import weighted_error
-from vla.training.optim import learning_rate, set_learning_rate
+from vla.training.optim import Schedule, set_learning_rate
 from vla.training.parts import Parts
 from vla.training.self_checks import check_ranks_differ
 from vla.training.state import TrainState, weights_for_bundle
@@ -62,6 +62,7 @@ class Worker:
     context: Context
     parts: Parts
     state: TrainState
+    schedule: Schedule
     module: nn.Module
     """The policy as wrapped for this world size; its forward exchanges gradients."""
     feed: Feed
@@ -76,10 +77,11 @@ class Worker:
         cfg, parts = job.cfg, Parts.build(job)
         policy = parts.policy.to(context.device).train()
         state = TrainState.fresh(policy, cfg.train)
+        schedule = Schedule(cfg.train.optimizer, cfg.train.steps, parts.training.steps_per_epoch)
         micro_batch, ahead = cfg.execution.micro_batch, cfg.execution.prefetch
         feed = Feed(parts.training, context, micro_batch=micro_batch, ahead=ahead, steps=cfg.train.steps)
         validation = Validation(parts.validation, context, micro_batch)
-        return cls(job, context, parts, state, context.wrap(policy), feed, validation, Interval(), None)
+        return cls(job, context, parts, state, schedule, context.wrap(policy), feed, validation, Interval(), None)
 
     def resume(self) -> None:
         """Take over the newest checkpoint, the same on every rank."""
@@ -114,7 +116,7 @@ class Worker:
             self.interval.add(taken)
             step, last = self.state.step, self.state.step == cfg.steps
             if step % every.log_every == 0 or last:
-                rate = learning_rate(step - 1, total_steps=cfg.steps, cfg=cfg.optimizer)
+                rate = self.schedule.rate(step - 1)
                 self.record(step, {**self.interval.metrics(batch_size=cfg.batch_size), **self.loader(), "lr": rate})
                 self.interval = Interval()
             if step % every.validate_every == 0 or last:
@@ -139,7 +141,7 @@ class Worker:
                 f"{self.feed.names(state.step, NAMED)} and others. Lower train.optimizer.lr, or look for outliers in "
                 f"the report of validate."
             )
-        set_learning_rate(state.optimizer, learning_rate(state.step, total_steps=cfg.steps, cfg=cfg.optimizer))
+        set_learning_rate(state.optimizer, self.schedule.rate(state.step))
         state.optimizer.step()
         state.optimizer.zero_grad(set_to_none=True)
         state.step += 1

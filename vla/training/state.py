@@ -9,7 +9,9 @@ from torch import Tensor
 
 from vla.errors import CheckpointError
 from vla.models.policy import Policy
+from vla.training.checkpoint import Checkpoint
 from vla.training.ema import Ema
+from vla.training.frozen import digest_of_tensors, frozen_parameters
 from vla.training.job import TrainConfig
 from vla.training.optim import make_optimizer
 
@@ -21,6 +23,8 @@ class TrainState:
     policy: Policy[Any]
     optimizer: torch.optim.AdamW
     ema: Ema
+    frozen: str
+    """Digest of the weights that take no gradient: the policy brings them, so checkpoints hold the digest alone."""
     step: int = 0
     """Optimizer steps taken."""
 
@@ -28,29 +32,47 @@ class TrainState:
     def fresh(cls, policy: Policy[Any], cfg: TrainConfig) -> Self:
         """The state before the first step; `policy` is on its device already."""
         trainable = {name: value for name, value in policy.named_parameters() if value.requires_grad}
-        return cls(policy, make_optimizer(policy, cfg.optimizer), Ema(trainable, decay=cfg.ema))
+        frozen = digest_of_tensors(frozen_parameters(policy))
+        return cls(policy, make_optimizer(policy, cfg.optimizer), Ema(trainable, decay=cfg.ema), frozen)
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
-        """File stem -> name -> tensor."""
-        return {"model": dict(self.policy.state_dict()), "optimizer": self._moments(), "ema": dict(self.ema.values)}
+        """File stem -> name -> tensor, of all that training changes."""
+        return {"model": self._model(), "optimizer": self._moments(), "ema": dict(self.ema.values)}
 
-    def load(self, tensors: Mapping[str, Mapping[str, Tensor]], *, step: int, where: str) -> None:
-        """Take over a checkpoint; names and shapes must be this state's own."""
-        own = {"model": dict(self.policy.state_dict()), "ema": self.ema.values}
+    def notes(self) -> dict[str, Any]:
+        """What a checkpoint says beside the tensors."""
+        return {"frozen": self.frozen}
+
+    def load(self, found: Checkpoint) -> None:
+        """Take over a checkpoint; names and shapes must be this state's own, and so must the frozen weights."""
+        own, tensors = {"model": self._model(), "ema": self.ema.values}, found.tensors
         for stem, values in own.items():
-            found = {name: tensor.shape for name, tensor in tensors[stem].items()}
+            shapes = {name: tensor.shape for name, tensor in tensors[stem].items()}
             expected = {name: tensor.shape for name, tensor in values.items()}
-            if found != expected:
-                wrong = sorted(set(found.items()) ^ set(expected.items()), key=str)[:4]
-                raise CheckpointError(f"{where}: {stem} differs from this policy in {wrong}. It is of another policy.")
-        self.policy.load_state_dict(tensors["model"])
+            if shapes != expected:
+                wrong = sorted(set(shapes.items()) ^ set(expected.items()), key=str)[:4]
+                raise CheckpointError(
+                    f"{found.path}: {stem} differs from this policy in {wrong}. It is of another policy."
+                )
+        if found.notes["frozen"] != self.frozen:
+            raise CheckpointError(
+                f"{found.path}: expected a policy with frozen weights of SHA-256 {found.notes['frozen']}, found "
+                f"{self.frozen}: they are others than when the training began. Restore them, or start afresh with "
+                f"'vla train --overwrite'."
+            )
+        self.policy.load_state_dict(tensors["model"], strict=False)  # compared above; the frozen ones are in place
         self.ema.values = {name: value.to(self.ema.values[name].device) for name, value in tensors["ema"].items()}
-        self._load_moments(tensors["optimizer"], where=where)
-        self.step = step
+        self._load_moments(tensors["optimizer"], where=str(found.path))
+        self.step = found.step
 
     def parameters(self) -> dict[str, Tensor]:
         """Name -> trainable parameter."""
         return {name: value for name, value in self.policy.named_parameters() if value.requires_grad}
+
+    def _model(self) -> dict[str, Tensor]:
+        """Trainable weights and buffers."""
+        frozen = frozen_parameters(self.policy)
+        return {name: value for name, value in self.policy.state_dict().items() if name not in frozen}
 
     def _moments(self) -> dict[str, Tensor]:
         """AdamW's per-parameter state under `<parameter name>/<moment>`."""
@@ -70,8 +92,9 @@ class TrainState:
                 raise CheckpointError(
                     f"{where}: optimizer holds {key}, which this policy has not. It is of another policy."
                 )
-            # AdamW keeps its step counter on the CPU.
-            place = torch.device("cpu") if moment == "step" else named[name].device
+            # AdamW keeps its step counter on the CPU, unless it is fused.
+            counter = moment == "step" and not self.optimizer.defaults["fused"]
+            place = torch.device("cpu") if counter else named[name].device
             self.optimizer.state[named[name]][moment] = value.to(place)
 
 
