@@ -99,6 +99,20 @@ def test_findings_in_a_mixture_name_the_dataset():
     assert repeated.startswith("duplicate_episode: main: episode 0, bridge: episode 9 hold equal states and actions")
 
 
+def test_the_copies_that_two_datasets_share_are_one_warning_with_their_number():
+    episodes = [make_episode(seed=seed) for seed in range(5)]
+    main = ArrayDataset([*episodes, episodes[4]], name="main")
+    other = ArrayDataset(episodes[1:3], ids=[4, 9], name="bridge")
+    between, within = (finding.message for finding in findings(main, other))
+    assert between == (
+        "main: episode 1, bridge: episode 4 hold equal states and actions, the first of 2 recordings that occur again "
+        "there: they stay on one side of the split"
+    )
+    assert within == (
+        "main: episode 4, main: episode 5 hold equal states and actions: they stay on one side of the split"
+    )
+
+
 def test_a_dataset_of_a_mixture_that_names_its_dimensions_otherwise_is_found():
     main = ArrayDataset([SOUND], name="main")
     other = ArrayDataset([make_episode(seed=2)], name="bridge", action_names=("a1", "a0"))

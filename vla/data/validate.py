@@ -26,7 +26,7 @@ from vla.data.manifest import Manifest
 from vla.data.recording import Looks, read_recording
 from vla.data.sources import DataConfig, Sources, open_dataset, source_folder
 from vla.data.survey import Survey
-from vla.data.validation_record import make_record, make_table
+from vla.data.validation_record import counted, make_record, make_table
 from vla.errors import ConfigError, DataError
 from vla.registry import did_you_mean
 
@@ -109,8 +109,9 @@ def run(cfg: Config, *, dataset: Path, episodes: Path, validation: Path, report:
     write_table(episodes, table, dataset_digest=manifest.digest)
     counts, warnings_found = record["episodes"], sum(finding.level == "warning" for finding in inspection.findings)
     logger.info(
-        "%d episodes: %d train, %d validation, %d quarantined; %d warnings, see %s",
-        *(counts[side] for side in ("total", "train", "validation", "quarantined")), warnings_found, report,
+        "%d episodes: %d train, %d validation, %d quarantined; %s, see %s",
+        *(counts[side] for side in ("total", "train", "validation", "quarantined")),
+        counted(warnings_found, "warning"), report,
     )  # fmt: skip
 
 

@@ -131,7 +131,7 @@ def _check_results(inspection: Inspection) -> list[dict[str, str]]:
         errors = sum(finding.level == "error" for finding in found)
         omission = inspection.omitted[check.name]
         status = ("failed" if errors else "passed") if was_made and not omission else "skipped"
-        counts = f" ({_count(errors, 'error')}, {_count(len(found) - errors, 'warning')})" if found else ""
+        counts = f" ({counted(errors, 'error')}, {counted(len(found) - errors, 'warning')})" if found else ""
         results.append({"name": check.name, "status": status, "detail": f"{check.promise}{counts}"})
     return results
 
@@ -150,5 +150,6 @@ def not_checked(inspection: Inspection) -> list[str]:
     return lines
 
 
-def _count(number: int, word: str) -> str:
+def counted(number: int, word: str) -> str:
+    """ "1 warning", "2 warnings"."""
     return f"{number} {word}" if number == 1 else f"{number} {word}s"

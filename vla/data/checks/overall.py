@@ -1,11 +1,12 @@
 """Checks of all sound episodes together: what no single one can show."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Bool
 
 from vla.data.checks import Check, check, some
+from vla.data.sources import SHIFT
 from vla.data.survey import Extremes, Quantity, Survey
 from vla.normalization import DEGENERATE
 
@@ -57,10 +58,15 @@ def action_saturation(survey: Survey) -> Iterator[str]:
 
 @check(CHECKS, "no recording occurs twice", level="warning")
 def duplicate_episode(survey: Survey) -> Iterator[str]:
+    # A dataset that is mixed in twice would fill the report with its episodes.
+    by_sources: dict[frozenset[int], list[Sequence[int]]] = {}
     for same in survey.repeated():
+        by_sources.setdefault(frozenset(episode_id >> SHIFT for episode_id in same), []).append(same)
+    for same, *others in by_sources.values():
+        count = f", the first of {len(others) + 1} recordings that occur again there" if others else ""
         yield (
-            f"{some([survey.place(episode_id) for episode_id in same])} hold equal states and actions: they stay on "
-            f"one side of the split"
+            f"{some([survey.place(episode_id) for episode_id in same])} hold equal states and actions{count}: they "
+            f"stay on one side of the split"
         )
 
 
