@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,14 @@ from vla.errors import DataError
 @contextmanager
 def new_file(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`, renamed to it when the block succeeds and removed when it does not."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(path.parent)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
     os.close(handle)
     partial = Path(name)
     try:
         yield partial
-        _sync(partial)
         partial.chmod(0o666 & ~_umask())
+        _sync(partial)
         partial.replace(path)
         _sync(path.parent)
     finally:
@@ -39,15 +39,15 @@ def new_directory(path: Path) -> Iterator[Path]:
     """A temporary directory beside `path` that replaces it when the block succeeds and is removed when it does not."""
     if path.exists() and not path.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(path.parent)
     partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         yield partial
+        partial.chmod(0o777 & ~_umask())
         for item in [*partial.rglob("*"), partial]:
             if item.is_file():
                 item.chmod(0o666 & ~_umask())  # some writers keep their files to themselves
             _sync(item)
-        partial.chmod(0o777 & ~_umask())
         replaced = partial.with_name(f"{partial.name}.replaced")
         if path.exists():
             # Out of the way first: a removal that is interrupted would leave half of the old directory at `path`.
@@ -57,6 +57,25 @@ def new_directory(path: Path) -> Iterator[Path]:
         shutil.rmtree(replaced, ignore_errors=True)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def remove_directory(path: Path) -> None:
+    """Remove a directory under another name, so that an interruption never leaves a part of it at `path`."""
+    doomed = path.with_name(f".{path.name}.removed")
+    shutil.rmtree(doomed, ignore_errors=True)
+    path.rename(doomed)
+    _sync(path.parent)
+    shutil.rmtree(doomed)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what interrupted writes and removals left in `folder`; for the one process that writes there."""
+    for leftover in folder.glob(".*"):
+        if leftover.is_dir() and not leftover.is_symlink():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            with suppress(OSError):  # a network file system keeps names of its own while a file is open
+                leftover.unlink()
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -96,6 +115,14 @@ def digest_of_files(paths: Iterable[Path], *, root: Path) -> str:
         files.update(item for item in path.rglob("*") if item.is_file()) if path.is_dir() else files.add(path)
     kept = sorted(file for file in files if "__pycache__" not in file.parts)
     return digest_of_value([[file.relative_to(root).as_posix(), digest_of_file(file)] for file in kept])
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder, and sync the entries of all that are new: what is synced in a folder that is lost is lost too."""
+    new = [place for place in (folder, *folder.parents) if not place.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for place in new:
+        _sync(place.parent)
 
 
 def _sync(path: Path) -> None:

@@ -27,6 +27,9 @@ class ExecutionConfig(Config):
     checkpoint_every: Count
     validate_every: Count
     keep_checkpoints: Count
+    """The newest ones, of which there is room for one more while it is written."""
+    keep_every: Count | None
+    """Steps; the first checkpoint at or after each multiple stays until the training's state is removed."""
     max_failures: Annotated[int, Field(ge=0)]
     """Lost workers that Ray replaces before it gives up; each time training goes on from the last checkpoint."""
     cache_bytes: Count

@@ -13,7 +13,7 @@ TENSORS = {"model": {"w": torch.arange(4.0)}, "optimizer": {"w/step": torch.tens
 
 def save(folder, step, keep=2):
     tensors = {stem: {name: value + step for name, value in values.items()} for stem, values in TENSORS.items()}
-    return checkpoint.save(folder, step=step, tensors=tensors, notes={"loss": 0.5}, keep=keep)
+    return checkpoint.save(folder, step=step, tensors=tensors, notes={"loss": 0.5}, retention=checkpoint.Retention(keep))
 
 
 def test_a_checkpoint_comes_back_bit_for_bit(tmp_path):

@@ -3,12 +3,14 @@
     <folder>/<step>/{model,optimizer,ema}.safetensors  metadata.json
 
 A checkpoint is written to a temporary directory, synced and renamed, with a SHA-256 per file in its metadata. So a
-kill at any byte leaves the earlier ones untouched, and a damaged file is found before anything is loaded.
+kill at any byte leaves the earlier ones untouched, and a damaged file is found before anything is loaded. Older ones
+are removed only after the new one is on the disk, so the folder needs room for one more than are kept.
 """
 
+import errno
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,14 @@ from vla.models.bundle import write_tensors
 
 log = logging.getLogger(__name__)
 METADATA = "metadata.json"
+DAMAGED = ".damaged"
+"""Suffix of a checkpoint that was set aside."""
+FULL = {
+    errno.ENOSPC: "Free some space ('vla clean' and 'dvc gc -w' help)",
+    errno.EDQUOT: "Free some space ('vla clean' and 'dvc gc -w' help), or have the quota raised",
+    errno.EFBIG: "Raise the limit of a file's size (ulimit -f)",
+}
+"""Errors of a place that takes no more -> what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,20 +44,73 @@ class Checkpoint:
     notes: Mapping[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """Which checkpoints stay when a new one is written; the newest one always does."""
+
+    newest: int
+    """How many of the newest stay."""
+    every: int | None = None
+    """The first one at or after each multiple of this step stays for good."""
+    best: int | None = None
+    """This step's stays as well."""
+
+    def keeps(self, steps: Sequence[int]) -> set[int]:
+        """Those of the ascending `steps` that stay."""
+        kept = {*steps[-self.newest :], *([] if self.best is None else [self.best])}
+        if self.every is not None:
+            first = {step // self.every: step for step in reversed(steps)}
+            kept.update(step for period, step in first.items() if period > 0)
+        return kept
+
+
 def save(
-    folder: Path, *, step: int, tensors: Mapping[str, Mapping[str, Tensor]], notes: Mapping[str, Any], keep: int
+    folder: Path,
+    *,
+    step: int,
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    notes: Mapping[str, Any],
+    retention: Retention,
 ) -> Path:
-    """Write the checkpoint of `step` with JSON-ready `notes`, then drop all but the newest `keep`."""
+    """Write the checkpoint of `step` with JSON-ready `notes`, then remove those that need not be kept.
+
+    For the process that holds the state. Raises CheckpointError when the disk is full; the others are as they were.
+    """
     path = path_of(folder, step)
-    with artifacts.new_directory(path) as partial:
-        for stem, values in tensors.items():
-            write_tensors(partial / f"{stem}.safetensors", values)
-        digests = {file.name: artifacts.digest_of_file(file) for file in sorted(partial.iterdir())}
-        content = {"step": step, "files": digests, "notes": dict(notes)}
-        artifacts.write_json(partial / METADATA, {**content, "digest": artifacts.digest_of_value(content)})
-    for old in steps(folder)[:-keep]:
-        shutil.rmtree(path_of(folder, old))
+    artifacts.remove_leftovers(folder)
+    try:
+        with artifacts.new_directory(path) as partial:
+            for stem, values in tensors.items():
+                write_tensors(partial / f"{stem}.safetensors", values)
+            digests = {file.name: artifacts.digest_of_file(file) for file in sorted(partial.iterdir())}
+            content = {"step": step, "files": digests, "notes": dict(notes)}
+            artifacts.write_json(partial / METADATA, {**content, "digest": artifacts.digest_of_value(content)})
+    except OSError as error:
+        advice = FULL.get(error.errno or 0)
+        if advice is None:
+            raise
+        needed = sum(value.nbytes for values in tensors.values() for value in values.values())
+        last = last_step(folder)
+        raise CheckpointError(
+            f"{folder}: expected room for {needed:,} bytes, the checkpoint of step {step}, found '{error.strerror}' "
+            f"with {shutil.disk_usage(folder).free:,} bytes free. {advice}, then run the same command again: it goes "
+            f"on from {f'the checkpoint of step {last}' if last else 'the start, as there is no checkpoint yet'}."
+        ) from error
+    _drop_old(folder, retention)
     return path
+
+
+def _drop_old(folder: Path, retention: Retention) -> None:
+    """Remove the checkpoints that need not be kept, and the damaged ones that are older than the newest that are."""
+    found = steps(folder)
+    kept = retention.keeps(found)
+    for step in found:
+        if step not in kept:
+            artifacts.remove_directory(path_of(folder, step))
+    oldest = min(found[-retention.newest :])
+    for damaged in folder.glob(f"*{DAMAGED}"):
+        if damaged.stem.isdigit() and int(damaged.stem) < oldest:
+            artifacts.remove_directory(damaged)
 
 
 def steps(folder: Path) -> list[int]:
@@ -72,16 +135,16 @@ def newest_intact(folder: Path) -> int | None:
 
     For the process that holds the state: it also removes what an interrupted save has left.
     """
-    for leftover in folder.glob(".*"):
-        shutil.rmtree(leftover, ignore_errors=True)
+    artifacts.remove_leftovers(folder)
     for step in reversed(steps(folder)):
         path = path_of(folder, step)
         try:
             verify(path)
         except CheckpointError as error:
             log.warning("%s Going back to the checkpoint before it.", error)
-            shutil.rmtree(path.with_suffix(".damaged"), ignore_errors=True)
-            path.rename(path.with_suffix(".damaged"))
+            aside = path.with_suffix(DAMAGED)
+            shutil.rmtree(aside, ignore_errors=True)
+            path.rename(aside)
         else:
             return step
     return None

@@ -90,8 +90,8 @@ class Worker:
         self.settle(step)
         if step:
             found = checkpoint.load(checkpoint.path_of(folder, step))
-            self.state.load(found.tensors, step=step, where=str(found.path))
-            self.interval = Interval(**found.notes)
+            self.state.load(found)
+            self.interval = Interval(**found.notes["interval"])
         if self.context.is_writer:
             self.journal = Journal(self.job.state_directory.journal)
             self.journal.truncate_after(step)
@@ -180,12 +180,13 @@ class Worker:
         if self.journal is not None:
             # The rows before a checkpoint are never written again, so they reach the disk before it.
             self.journal.sync()
+            execution = self.job.cfg.execution
             checkpoint.save(
                 self.job.state_directory.checkpoints,
                 step=self.state.step,
                 tensors=self.state.tensors(),
-                notes=asdict(self.interval),
-                keep=self.job.cfg.execution.keep_checkpoints,
+                notes={"interval": asdict(self.interval), **self.state.notes()},
+                retention=checkpoint.Retention(newest=execution.keep_checkpoints, every=execution.keep_every),
             )
 
     def finish(self) -> None:

@@ -21,7 +21,7 @@ from typing import Any, Self
 from vla import artifacts
 from vla.errors import CheckpointError, DataError
 
-SCHEMA = 1
+SCHEMA = 2
 RESUME_OTHER_CODE = "VLA_RESUME_OTHER_CODE"
 
 
