@@ -111,6 +111,17 @@ def test_a_pattern_matches_all_files_of_the_repository_and_folders_below(hub: Si
     assert again.digest() == found.digest()
 
 
+def test_offline_a_pattern_is_found_in_the_cache_when_all_that_match_it_are_there(
+    hub: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = find(ON_HUB, "assets/*/norm_stats.json")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert find(ON_HUB, "assets/*/norm_stats.json") == found
+    (found.root / "assets/b/c/norm_stats.json").unlink()
+    with pytest.raises(DataError, match=r"found VLA_ASSETS not set, no assets/b/c/norm_stats\.json of it in .*/cache"):
+        find(ON_HUB, "assets/*/norm_stats.json")
+
+
 def test_the_digest_changes_with_a_file(tmp_path: Path) -> None:
     found = find(AssetSource(source=str(put(tmp_path / "tokenizer.json", "a").parent)))
     before = found.digest()

@@ -22,7 +22,6 @@ from pydantic import Field, model_validator
 from vla import artifacts, hub, workspace
 from vla.config import Config
 from vla.errors import DataError
-from vla.folder import Folder
 
 VLA_ASSETS = "VLA_ASSETS"
 SHOWN = 5
@@ -103,7 +102,7 @@ def local_path(source: AssetSource, *, where: str) -> Path:
 def _at_path(path: Path, files: Sequence[str], *, where: str) -> Asset:
     if path.is_file() and len(files) == 1:
         return Asset(path.parent, (path.name,))
-    present = Folder(path).names()
+    present = _names(path)
     names, missing = _matching(files, present)
     if missing:
         raise DataError(
@@ -119,7 +118,7 @@ def _in_folder(repository: hub.Repository, files: Sequence[str]) -> Asset | str:
     if not assets:
         return f"{VLA_ASSETS} not set"
     folder = workspace.main_checkout() / assets / _place(repository)
-    names, missing = _matching(files, Folder(folder).names())
+    names, missing = _matching(files, _names(folder))
     return f"no {' and no '.join(missing)} in {folder} ({VLA_ASSETS})" if missing else Asset(folder, names)
 
 
@@ -147,6 +146,12 @@ def _from_hub(repository: hub.Repository, files: Sequence[str]) -> Asset:
     for name in names:
         repository.fetch(name)
     return Asset(root, names)
+
+
+def _names(folder: Path) -> list[str]:
+    """The files below a folder, without hidden ones: `hf download` keeps its notes in some."""
+    paths = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
+    return [path.as_posix() for path in paths if not any(part.startswith(".") for part in path.parts)]
 
 
 def _matching(patterns: Sequence[str], names: Iterable[str]) -> tuple[tuple[str, ...], list[str]]:

@@ -144,12 +144,28 @@ class NormStats:
     @classmethod
     def find(cls, path: Path) -> Self:
         """The statistics of a bundle, of a folder that holds a `norm_stats.json`, or of such a file."""
-        assets = sorted(path.glob(f"assets/**/{FILE_NAME}"))
+        return cls.read(cls.locate(path))
+
+    @staticmethod
+    def locate(path: Path, *, asset: str | None = None) -> Path:
+        """The file that `find` reads; `asset` chooses among several below `assets/`."""
+        files = sorted(path.glob(f"assets/**/{FILE_NAME}"))
+        by_asset = {file.parent.relative_to(path / "assets").as_posix(): file for file in files}
+        if asset is not None:
+            if asset not in by_asset:
+                raise DataError(
+                    f"{path}: expected statistics of the asset {asset}, found those of "
+                    f"{', '.join(by_asset) or 'none'}. Correct the name."
+                )
+            return by_asset[asset]
         file = path / FILE_NAME if path.is_dir() else path
-        if len(assets) > 1 or not (assets or file.is_file()):
-            found = ", ".join(str(item) for item in assets) or "none"
-            raise DataError(f"{path}: expected a bundle or a {FILE_NAME}, found {found}. Give the folder of one.")
-        return cls.read(assets[0] if assets else file)
+        if len(files) > 1 or not (files or file.is_file()):
+            found = ", ".join(str(item) for item in files) or "none"
+            raise DataError(
+                f"{path}: expected a bundle or a {FILE_NAME}, found {found}. Give the folder of one, or in "
+                f"norm_stats.reuse its asset."
+            )
+        return files[0] if files else file
 
     def write(self, path: Path) -> None:
         stats = {"state": self.state.to_plain(), "actions": self.actions.to_plain()}

@@ -16,12 +16,13 @@ from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Float32, Int64
-from pydantic import ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field
 
-from vla import artifacts, config, workspace
+from vla import config
 from vla.data.episodes import EpisodeTable
 from vla.data.manifest import Manifest
 from vla.data.moments import QUANTILES, Rows, measure
+from vla.data.reused_stats import StatsSource, from_path, taken_over
 from vla.data.sources import DataConfig, open_dataset
 from vla.data.weighting import chunk_counts, source_counts
 from vla.delta import Delta, DeltaRanges
@@ -39,9 +40,9 @@ class NormStatsConfig(config.Config):
 
     weighting: Literal["steps", "chunks"]
     """How often an action counts: once, or once for every chunk that it stands in."""
-    reuse: Path | None = None
+    reuse: Annotated[StatsSource, BeforeValidator(from_path)] | None = None
     """A bundle or a `norm_stats.json`, as for fine-tuning, whose statistics are taken over; null to compute them.
-    DVC does not watch it: when it changes, run `dvc repro -f -s norm_stats`."""
+    DVC does not watch a path: when it changes, run `dvc repro -f -s norm_stats`."""
     memory_bytes: Annotated[int, Field(ge=0)]
     """Numeric columns up to this size are kept between the two scans; the numbers do not depend on it."""
 
@@ -125,26 +126,6 @@ def run(cfg: Config, *, dataset: Path, episodes: Path, norm_stats: Path) -> None
     stats = replace(stats, provenance=provenance)
     _report_degenerate(stats)
     stats.write(norm_stats)
-
-
-def taken_over(path: Path, computed: NormStats) -> tuple[NormStats, dict[str, Any]]:
-    """The statistics at `path` in place of the computed ones, and what they say about themselves.
-
-    Padding beyond the dataset's dimensions is cut off. The actions as recorded are still this dataset's own.
-    """
-    found = NormStats.find(workspace.main_checkout() / path)
-    for quantity in get_args(Quantity):
-        expected, dims = computed.of(quantity).dims, found.of(quantity).dims
-        if dims < expected:
-            raise DataError(
-                f"{path}: expected statistics of {expected} {quantity} dimensions (norm_stats.reuse), found {dims}. "
-                f"Map data.columns to what they are of, or set norm_stats.reuse to null."
-            )
-    state, actions = found.state.first(computed.state.dims), found.actions.first(computed.actions.dims)
-    keys = ("weighting", "delta_actions", "action_horizon")
-    said = {key: found.provenance[key] for key in keys if key in found.provenance}
-    reused = {"path": str(path), "digest": artifacts.digest_of_value([state.to_plain(), actions.to_plain()])}
-    return replace(computed, state=state, actions=actions), {**said, "reused": reused}
 
 
 @dataclass(frozen=True, slots=True)

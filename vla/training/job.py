@@ -9,7 +9,8 @@ import yaml
 from pydantic import Field
 
 import vla
-from vla import artifacts, workspace
+from vla import artifacts, assets, workspace
+from vla.assets import Asset
 from vla.config import Config
 from vla.data.manifest import Manifest
 from vla.data.order import OrderName
@@ -18,7 +19,7 @@ from vla.errors import ConfigError, DataError
 from vla.execution import ExecutionConfig
 from vla.training.optim import OptimizerConfig
 from vla.training.state_directory import Identity, StateDirectory
-from vla.transforms import TransformsConfig
+from vla.transforms import TokenizerSource, TransformsConfig
 
 Count = Annotated[int, Field(gt=0)]
 
@@ -83,7 +84,14 @@ def identify(cfg: JobConfig, *, dataset: Path, episodes: Path, norm_stats: Path,
         "norm_stats": _digest(norm_stats, "norm_stats"),
         "features": _digest(features / "meta.json", "cache_features"),
     }
+    if isinstance(cfg.transforms.tokenizer, TokenizerSource):
+        inputs["tokenizer"] = find_tokenizer(cfg.transforms.tokenizer).digest()
     return Identity(params=cfg.tracked(), inputs=inputs, code=training_code(cfg))
+
+
+def find_tokenizer(source: TokenizerSource) -> Asset:
+    """The file that `transforms.tokenizer` names; raises DataError that lists where it has been looked for."""
+    return assets.find(source, ["tokenizer.json"], where="transforms.tokenizer")
 
 
 def training_code(cfg: JobConfig) -> str:

@@ -26,8 +26,8 @@ from vla.models.bundle import BundleConfig
 from vla.models.policy import FrozenEncoder, Policy
 from vla.normalization import NormStats, Statistics
 from vla.terms import PolicySpec
-from vla.training.job import Job
-from vla.transforms import Processor, Tokenize
+from vla.training.job import Job, find_tokenizer
+from vla.transforms import Processor, Tokenize, TokenizerSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Parts:
         dataset = open_dataset(cfg.data, job.dataset)
         stats = read_norm_stats(job.norm_stats, dataset)
         table = EpisodeTable.read(job.episodes, "train")
-        tokenize = Tokenize.train(table.instructions, cfg.transforms.max_tokens)
+        tokenize = make_tokenize(job, table.instructions)
         config = BundleConfig(
             data_name=cfg.data.name,
             fps=dataset.schema.fps,
@@ -72,6 +72,20 @@ class Parts:
         )
         training = training_order(job, train, dataset)
         return cls(config, stats, tokenize, spec, policy, training, validation_order(job, validation, dataset))
+
+
+def make_tokenize(job: Job, instructions: Sequence[str]) -> Tokenize:
+    """The tokenizer of the job's settings; `instructions` are those of the train split."""
+    source, max_tokens = job.cfg.transforms.tokenizer, job.cfg.transforms.max_tokens
+    if not isinstance(source, TokenizerSource):
+        return Tokenize.train(instructions, max_tokens)
+    found, expected = find_tokenizer(source), job.passport["inputs"]["tokenizer"]
+    if found.digest() != expected:
+        raise DataError(
+            f"{found.paths[0]}: expected the tokenizer as at the start of the training, found another. Run "
+            f"'dvc repro -f -s train' to train with it."
+        )
+    return Tokenize.read(found.paths[0], max_tokens, pad=source.pad)
 
 
 def training_order(job: Job, samples: Samples, dataset: Recordings) -> TrainingOrder:
