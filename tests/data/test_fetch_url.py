@@ -305,6 +305,9 @@ def test_a_digest_for_a_folder_is_refused(site: Site, tmp_path: Path) -> None:
         "simplecache::https://me:secret@data.example/reach",
         "zip://*.parquet::simplecache::s3://me:secret@bucket/reach.zip",
         "https://me:a::secret@data.example/reach",
+        "https://me:a/secret@data.example/reach",
+        "https://me:a?secret#1@data.example/reach",
+        "simplecache::s3://me:secret/1@bucket/reach",
     ],
 )
 def test_a_password_in_a_url_is_refused_and_not_repeated(url: str, tmp_path: Path) -> None:
@@ -321,11 +324,19 @@ def test_a_query_in_a_url_is_refused_and_not_repeated(prefix: str, tmp_path: Pat
     assert "secret" not in str(caught.value)
 
 
+def test_an_at_sign_in_a_path_is_no_password() -> None:
+    reader("https://host.example:8080/a@2", where="download.url")
+
+
 @pytest.mark.parametrize(
     ("url", "shown"),
     [
         ("https://host.example:8/a/b.zip?token=secret#x", "https://host.example:8/a/b.zip"),
         ("simplecache::https://me:secret@host.example/a?token=secret", "simplecache::https://host.example/a"),
+        ("https://me:a/secret@host.example/b", "https://host.example/b"),
+        ("https://host.example:8080/a@2/b", "https://host.example:8080/a@2/b"),
+        ("zip://a.parquet::https://host.example/a@2.zip", "zip://a.parquet::https://host.example/a@2.zip"),
+        ("s3://bucket/a:1@2", "s3://bucket/a:1@2"),
         ("file:///data/reach", "file:///data/reach"),
         ("http://[fe80::1]:8/reach", "http://[fe80::1]:8/reach"),
     ],
@@ -340,6 +351,7 @@ def test_what_may_be_secret_in_a_url_is_not_kept(url: str, shown: str) -> None:
         "http://127.0.0.1:1/blob?X-Amz-Signature=SECRET123",
         "http://127.0.0.1:1/blob?X-Amz-Signature=('a b',SECRET123)",  # is quoted again on its way
         "http://me:SECRET123@127.0.0.1:1/blob",
+        "nosuch://me:a/SECRET123@host/blob",
         "nosuch://me:SECRET123@host/blob?X-Amz-Signature=SECRET123",
     ],
 )

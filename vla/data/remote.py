@@ -29,8 +29,10 @@ AGAIN = (408, 425, 429, 500, 502, 503, 504)
 HTTP = ("http", "https")
 CHAIN = re.compile(r"::(?=[a-z0-9+.-]+(?:::|://))", re.IGNORECASE)
 """Between the parts of a URL whose file systems fsspec puts on each other, such as simplecache::https://..."""
-PASSWORD = re.compile(r"://[^/?#]*:[^/?#]*@|https?://[^/?#]*@", re.IGNORECASE)
-USER = re.compile(r"//[^/?#\s]*@")
+LOGIN = r"[^/?#\s:\[]*:(?!\d*(?:[/?#\s]|$))\S*@"
+"""User and password, which may hold a `/` that should have been encoded. Digits alone are a port."""
+PASSWORD = re.compile(rf"://{LOGIN}|https?://[^/?#]*@", re.IGNORECASE)
+USER = re.compile(rf"//(?:{LOGIN}|[^/?#\s]*@)")
 QUERY = re.compile(r"\?\S+")
 """What of an address may be secret; a quoted query may hold every character but blanks."""
 EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
@@ -72,7 +74,7 @@ class Reader(Protocol):
 
 def reader(url: str, *, where: str) -> Reader:
     """What reads the URL; raises ConfigError when nothing does, or when the URL holds what may be secret."""
-    if PASSWORD.search(url):
+    if any(map(PASSWORD.search, CHAIN.split(url))):
         raise ConfigError(
             f"{where}.url: expected no user and password, found them in the URL. Put them into the environment or "
             f"~/.netrc: parameters are kept in git and in records."
@@ -92,9 +94,8 @@ def reader(url: str, *, where: str) -> Reader:
 
 def public(url: str) -> str:
     """The URL without what may be secret: user, password, query."""
-    chain = [urlsplit(part) for part in CHAIN.split(url)]
-    shown = [(parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", "") for parts in chain]
-    return "::".join(map(urlunsplit, shown))
+    chain = [urlsplit(USER.sub("//", part)) for part in CHAIN.split(url)]
+    return "::".join(urlunsplit((parts.scheme, parts.netloc, parts.path, "", "")) for parts in chain)
 
 
 def _scrubbed(error: BaseException) -> str:
