@@ -39,6 +39,7 @@ TOY: dict[str, Any] = {
     "train.batch_size": 8,
     "train.validation_samples": 8,
     "train.validation_times": 2,
+    "train.validation_actions": 4,
     "train.optimizer.warmup_steps": 2,
     "train.ema": 0.9,
     "validate.holdout": 0.2,

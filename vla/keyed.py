@@ -5,7 +5,7 @@ become uniforms in the open interval (0, 1) and, by Box-Muller in float64, norma
 used: their bits may change between versions and devices; the words of Philox may not.
 
 Purposes in use: "order" (sample order), "noise" and "time" (flow matching), "augment", "dropout", "init",
-"validation", "exploration" (demonstrations), "evaluation", "rollout", "predict".
+"validation" and "sampling" (held-out samples), "exploration" (demonstrations), "evaluation", "rollout", "predict".
 """
 
 import hashlib

@@ -110,9 +110,9 @@ def test_supervising_padded_actions_adds_their_weight(make_job):
 
 
 def test_only_the_held_out_samples_in_use_are_decoded(make_job):
-    parts = Parts.build(make_job(train__validation_samples=3))
-    assert len(parts.validation.sample_K) == 3
-    assert len(parts.validation._frames.stored_NVYXC) == 3
+    parts = Parts.build(make_job(train__validation_samples=3, train__validation_actions=4))
+    assert len(parts.validation.held.sample_K) == 3
+    assert len(parts.validation.held.frames.stored_NVYXC) == 4
 
 
 def test_groups_that_do_not_fit_in_memory_are_refused_before_training(make_job):

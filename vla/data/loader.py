@@ -17,15 +17,12 @@ from vla import keyed
 from vla.augmentation import AugmentConfig, augment
 from vla.data.frames import Frames
 from vla.data.order import Order
-from vla.data.samples import Contents, Numbers, Samples, read_all_steps
+from vla.data.samples import Contents, Samples, read_all_steps
 from vla.data.sources import own_id
 from vla.formats import Recordings
-from vla.models.flow_matching import time_from_uniform, time_grid
+from vla.models.flow_matching import time_from_uniform
 from vla.models.policy import Batch, Observation
 from vla.terms import Steps
-
-CANDIDATES = 100_000
-"""Held-out samples among which those of the validation loss are chosen; where there are more, of some episodes."""
 
 
 class Supply(Protocol):
@@ -86,12 +83,26 @@ def assemble(
     weight_total: float,
 ) -> Batch:
     """The given samples with the given randomness."""
+    window = samples.windows.window(*samples.windows.locate(sample_B))
+    actions = contents.numbers.actions_BPHA
+    return Batch(
+        obs=observe(samples, sample_B, contents),
+        actions_BPHA=torch.from_numpy(actions),
+        weight_BPHA=torch.from_numpy(np.broadcast_to(window.weight_BPH[..., None], actions.shape).copy()),
+        noise_BPHA=torch.from_numpy(noise_BPHA),
+        time_BPH=torch.from_numpy(np.repeat(time_BP[:, :, None], actions.shape[2], axis=2)),
+        sample_uid_B=torch.from_numpy(samples.sample_uid(sample_B)),
+        weight_total=weight_total,
+    )
+
+
+def observe(samples: Samples, sample_B: Int64[np.ndarray, "B"], contents: Contents) -> Observation:
+    """What a policy sees of the given samples."""
     episode, step = samples.windows.locate(sample_B)
     window = samples.windows.window(episode, step)
     b, t, v = contents.pixels_BTVCYX.shape[:3]
     instruction = samples.table.instruction_E[episode]
-    actions = contents.numbers.actions_BPHA
-    obs = Observation(
+    return Observation(
         images_BTVCYX=torch.from_numpy(contents.pixels_BTVCYX),
         image_is_pad_BTV=torch.zeros(b, t, v, dtype=torch.bool),
         state_BTS=torch.from_numpy(contents.numbers.state_BTS),
@@ -103,15 +114,6 @@ def assemble(
         intrinsics_BTV33=None,
         poses_BTV44=None,
         features={},
-    )
-    return Batch(
-        obs=obs,
-        actions_BPHA=torch.from_numpy(actions),
-        weight_BPHA=torch.from_numpy(np.broadcast_to(window.weight_BPH[..., None], actions.shape).copy()),
-        noise_BPHA=torch.from_numpy(noise_BPHA),
-        time_BPH=torch.from_numpy(np.repeat(time_BP[:, :, None], actions.shape[2], axis=2)),
-        sample_uid_B=torch.from_numpy(samples.sample_uid(sample_B)),
-        weight_total=weight_total,
     )
 
 
@@ -178,60 +180,3 @@ class TrainingOrder:
     def _look_up(self, step: int) -> tuple[Int64[np.ndarray, "B"], float]:
         sample_B = self._order.samples(step)
         return sample_B, self.samples.chunk_weight(sample_B)
-
-
-def held_out(samples: Samples, count: int) -> Int64[np.ndarray, "K"]:
-    """`count` samples, ascending, that are chosen by what they are: others join or leave without changing the rest."""
-    uids = np.array([keyed.uid("validation", uid) for uid in samples.table.uid_E.tolist()])
-    order = np.argsort(uids)
-    enough = np.searchsorted(np.cumsum(samples.windows.length_E[order]), max(CANDIDATES, count)) + 1
-    episodes = np.sort(order[:enough])
-    starts, ends = samples.windows.start(episodes), samples.windows.end_E[episodes]
-    candidates = np.concatenate([np.arange(start, end) for start, end in zip(starts, ends, strict=True)])
-    keys = [keyed.uid("validation", uid) for uid in samples.sample_uid(candidates).tolist()]
-    return np.sort(candidates[np.argsort(keys)[:count]])
-
-
-class ValidationOrder:
-    """Held-out samples, each at fixed flow times with noise keyed by the sample's identity.
-
-    The loss over it depends on no batch size, worker count or step, so it is comparable between runs.
-    """
-
-    def __init__(
-        self,
-        samples: Samples,
-        sample_K: Int64[np.ndarray, "K"],
-        *,
-        numbers: Numbers,
-        frames: Frames,
-        seed: int,
-        num_times: int,
-    ) -> None:
-        """`numbers` are those of `sample_K`; `frames` hold what they observe."""
-        self.samples, self.seed, self.sample_K = samples, seed, sample_K
-        self.times = time_grid(num_times)
-        self.weight_total = samples.chunk_weight(sample_K) * num_times
-        self._numbers, self._frames = numbers, frames
-        self._rows_KT = frames.rows(samples.observed(sample_K))
-
-    def __len__(self) -> int:
-        """Number of (sample, time) pairs."""
-        return len(self.sample_K) * len(self.times)
-
-    def batch(self, first: int, last: int) -> Batch:
-        """The pairs [first, last) in sample-major order."""
-        spec = self.samples.windows.spec
-        pairs = np.arange(first, last)
-        place_B, grid_B = pairs // len(self.times), pairs % len(self.times)
-        sample_B = self.sample_K[place_B]
-        shape = (spec.predict_steps, spec.action_horizon, spec.action_dim)
-        keys = zip(self.samples.sample_uid(sample_B).tolist(), grid_B.tolist(), strict=True)
-        return assemble(
-            self.samples,
-            sample_B,
-            Contents(self._numbers.take(place_B), self._frames.take(self._rows_KT[place_B])),
-            noise_BPHA=keyed.normals(self.seed, "validation", keys, shape=shape),
-            time_BP=np.repeat(self.times[grid_B][:, None], spec.predict_steps, axis=1),
-            weight_total=self.weight_total,
-        )

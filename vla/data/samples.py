@@ -127,13 +127,18 @@ def read_all_steps(samples: Samples, dataset: Recordings) -> Steps:
 def read_numbers(samples: Samples, dataset: Recordings, sample_B: Indices) -> Numbers:
     """The numbers of the given samples, read episode by episode, with one episode in memory at a time."""
     order = np.argsort(sample_B, kind="stable")
-    episode_B, step_B = samples.windows.locate(sample_B[order])
-    parts = []
-    for begin, end in runs(episode_B):
-        steps = read_steps(samples, dataset, int(episode_B[begin]))
-        window = samples.windows.window(episode_B[begin:end], step_B[begin:end])
-        parts.append(samples.numbers(steps, window, 0))
+    parts = [
+        samples.numbers(steps, samples.windows.window(episode_K, step_K), 0)
+        for steps, episode_K, step_K in by_episode(samples, dataset, sample_B[order])
+    ]
     return Numbers.join(parts).take(np.argsort(order, kind="stable"))
+
+
+def by_episode(samples: Samples, dataset: Recordings, sample_B: Indices) -> Iterator[tuple[Steps, Indices, Indices]]:
+    """For each episode of the given samples, ascending: its steps, and the samples' rows of the table and steps."""
+    episode_B, step_B = samples.windows.locate(sample_B)
+    for begin, end in runs(episode_B):
+        yield read_steps(samples, dataset, int(episode_B[begin])), episode_B[begin:end], step_B[begin:end]
 
 
 def runs(values_N: Int64[np.ndarray, "N"]) -> Iterator[tuple[int, int]]:

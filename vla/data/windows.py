@@ -18,7 +18,7 @@ from typing import Self
 import numpy as np
 from jaxtyping import Bool, Float32, Int64
 
-from vla.terms import PolicySpec
+from vla.terms import PolicySpec, Steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,3 +74,16 @@ class Windows:
             actions_BPH=np.minimum(wanted_BPH.clip(min=0), last_B[:, None, None]),
             weight_BPH=weight_BPH.astype(np.float32),
         )
+
+
+def recorded_chunks(
+    steps: Steps, step_N: Int64[np.ndarray, "N"], *, supervised: int, spec: PolicySpec
+) -> tuple[Float32[np.ndarray, "N H A"], Float32[np.ndarray, "N H"]]:
+    """The chunks that an episode has recorded from the given steps on, in raw units, and the weight of each action.
+
+    It is 1 where the action was recorded within the first `supervised` steps. What repeats after the episode's end was
+    not, whether or not training counts it.
+    """
+    windows = Windows.make(np.array([len(steps)]), np.array([min(len(steps), supervised)]), spec)
+    window = windows.window(np.zeros_like(step_N), step_N)
+    return steps.actions_TA[window.actions_BPH[:, -1]], window.weight_BPH[:, -1]

@@ -24,7 +24,7 @@ from vla.action_errors import ActionScale, ErrorSums, recorded_actions
 from vla.data.episodes import EpisodeTable
 from vla.data.manifest import Manifest
 from vla.data.sources import DataConfig, open_dataset
-from vla.data.windows import Windows
+from vla.data.windows import recorded_chunks
 from vla.errors import DataError
 from vla.evaluation import playback
 from vla.evaluation import report as reporting
@@ -156,10 +156,7 @@ class Errors:
     def add(self, recording: Recording, chunks_THA: Float32[np.ndarray, "T H A"]) -> None:
         """Take in the predictions of one episode."""
         steps = np.arange(len(chunks_THA))
-        windows = Windows.make(np.array([len(steps)]), np.array([recording.supervised]), self._spec)
-        window = windows.window(np.zeros_like(steps), steps)
-        true_THA = recording.steps.actions_TA[window.actions_BPH[:, -1]]
-        weight_TH = window.weight_BPH[:, -1]
+        true_THA, weight_TH = recorded_chunks(recording.steps, steps, supervised=recording.supervised, spec=self._spec)
         model = ErrorSums.of(chunks_THA - true_THA, weight_TH)
         baseline = ErrorSums.of(self._mean_A - true_THA, weight_TH)
         task = recording.instruction

@@ -42,6 +42,9 @@ class TrainConfig(Config):
     """Held-out samples that the validation loss is taken over (all of them where there are fewer)."""
     validation_times: Count
     """Flow times per held-out sample."""
+    validation_actions: Annotated[int, Field(ge=0)]
+    """Held-out samples for which a validation also samples actions, by the policy's num_steps, and compares them with
+    the recorded ones; 0 for none."""
     optimizer: OptimizerConfig
     ema: Annotated[float, Field(ge=0, lt=1)]
     """Decay of the average of weights that the bundle gets; 0 keeps the last weights."""

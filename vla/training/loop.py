@@ -80,7 +80,7 @@ class Worker:
         schedule = Schedule(cfg.train.optimizer, cfg.train.steps, parts.training.steps_per_epoch)
         micro_batch, ahead = cfg.execution.micro_batch, cfg.execution.prefetch
         feed = Feed(parts.training, context, micro_batch=micro_batch, ahead=ahead, steps=cfg.train.steps)
-        validation = Validation(parts.validation, context, micro_batch)
+        validation = Validation(parts.validation, parts.sampling, context, micro_batch)
         return cls(job, context, parts, state, schedule, context.wrap(policy), feed, validation, Interval(), None)
 
     def resume(self) -> None:

@@ -11,13 +11,15 @@ import numpy as np
 import torch
 
 from vla import artifacts, keyed
+from vla.action_errors import ActionScale, recorded_actions
 from vla.data.episodes import EpisodeTable
 from vla.data.frames import Frames, stored_shape
+from vla.data.held_out import ActionOrder, Chunks, HeldOut, ValidationOrder, held_out
 from vla.data.lanes import Lanes
-from vla.data.loader import Resident, TrainingOrder, ValidationOrder, held_out
+from vla.data.loader import Resident, TrainingOrder
 from vla.data.manifest import Manifest
 from vla.data.order import BlocksOrder, FullOrder
-from vla.data.samples import Samples, read_numbers
+from vla.data.samples import Samples
 from vla.data.sources import open_dataset
 from vla.errors import DataError
 from vla.formats import Recordings
@@ -41,6 +43,8 @@ class Parts:
     policy: Policy[Any]
     training: TrainingOrder
     validation: ValidationOrder
+    sampling: ActionOrder | None
+    """None where train.validation_actions is 0."""
 
     @classmethod
     def build(cls, job: Job) -> Self:
@@ -65,13 +69,13 @@ class Parts:
         spec = module.make_spec(policy_config, bundle.make_interface(config, tokenize))
         policy = initial_policy(partial(module.build, policy_config, spec), seed=cfg.seed)
         processor = Processor.make(cfg.transforms, config.views, stats, tokenize)
-        held_out = EpisodeTable.read(job.episodes, "validation")
         train, validation = (
             Samples.make(split, spec, processor, supervise_padded=cfg.train.supervise_padded)
-            for split in (table, held_out)
+            for split in (table, EpisodeTable.read(job.episodes, "validation"))
         )
         training = training_order(job, train, dataset)
-        return cls(config, stats, tokenize, spec, policy, training, validation_order(job, validation, dataset))
+        measured = validation_orders(job, validation, dataset, stats=stats, num_steps=policy_config.num_steps)
+        return cls(config, stats, tokenize, spec, policy, training, *measured)
 
 
 def make_tokenize(job: Job, instructions: Sequence[str]) -> Tokenize:
@@ -96,7 +100,8 @@ def training_order(job: Job, samples: Samples, dataset: Recordings) -> TrainingO
     common = {"seed": job.cfg.seed, "batch_size": cfg.batch_size}
     if cfg.order == "full":
         order = FullOrder(samples.table, weights=weights, **common)
-        frames = _open_frames(job, samples, dataset, beside=cfg.validation_samples * samples.windows.spec.window_steps)
+        measured = (cfg.validation_samples + cfg.validation_actions) * samples.windows.spec.window_steps
+        frames = _open_frames(job, samples, dataset, beside=measured)
         supply: Resident | Lanes = Resident.read(order, samples, dataset, frames)
         return TrainingOrder(samples, order, supply, augment=job.cfg.transforms.augment, **common)
     blocks = BlocksOrder(samples.table, weights=weights, buffer_steps=cfg.buffer_steps, **common)
@@ -105,17 +110,23 @@ def training_order(job: Job, samples: Samples, dataset: Recordings) -> TrainingO
     return TrainingOrder(samples, blocks, lanes, augment=job.cfg.transforms.augment, **common)
 
 
-def validation_order(job: Job, samples: Samples, dataset: Recordings) -> ValidationOrder:
-    """The held-out samples of the validation loss; only what they observe is decoded."""
-    chosen = held_out(samples, job.cfg.train.validation_samples)
-    return ValidationOrder(
-        samples,
-        chosen,
-        numbers=read_numbers(samples, dataset, chosen),
-        frames=_open_frames(job, samples, dataset, step_N=np.unique(samples.observed(chosen))),
-        seed=job.cfg.seed,
-        num_times=job.cfg.train.validation_times,
-    )
+def validation_orders(
+    job: Job, samples: Samples, dataset: Recordings, *, stats: NormStats, num_steps: int
+) -> tuple[ValidationOrder, ActionOrder | None]:
+    """The held-out samples of the validation loss and of the error of sampled actions.
+
+    Only what they observe is decoded. `num_steps`: Euler steps from noise to actions.
+    """
+    cfg, seed = job.cfg.train, job.cfg.seed
+    chosen = [held_out(samples, count) for count in (cfg.validation_samples, cfg.validation_actions)]
+    frames = _open_frames(job, samples, dataset, step_N=np.unique(samples.observed(np.concatenate(chosen))))
+    scored, sampled = (HeldOut.read(samples, sample_K, dataset=dataset, frames=frames) for sample_K in chosen)
+    loss = ValidationOrder(scored, seed=seed, num_times=cfg.validation_times)
+    if not cfg.validation_actions:
+        return loss, None
+    recorded = recorded_actions(stats, delta=samples.processor.delta, where=str(job.norm_stats))
+    chunks = Chunks.read(samples, sampled.sample_K, dataset=dataset)
+    return loss, ActionOrder(sampled, chunks, ActionScale.of(recorded), seed, num_steps)
 
 
 def copies(dataset: Recordings, count: int) -> Sequence[Recordings]:
