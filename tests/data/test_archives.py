@@ -76,6 +76,17 @@ def test_a_truncated_archive_is_refused(tmp_path: Path) -> None:
         archives.unpack(tmp_path / "cut.tar.gz", tmp_path / "files")
 
 
+def test_the_checksum_at_the_end_of_a_compressed_archive_is_compared(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "packed.tar.gz", "w:gz") as archive:
+        archive.addfile(member("a"), io.BytesIO(b"abc"))
+    damaged = bytearray((tmp_path / "packed.tar.gz").read_bytes())
+    damaged[-8] ^= 1  # the last eight bytes are the checksum and the length
+    (tmp_path / "packed.tar.gz").write_bytes(damaged)
+    with pytest.raises(DataError, match="expected a complete archive, found CRC check failed"):
+        archives.unpack(tmp_path / "packed.tar.gz", tmp_path / "files")
+    assert not (tmp_path / "files").exists()
+
+
 @pytest.mark.parametrize("kind", ["tar.bz2", "tar.xz", "zip"])
 @pytest.mark.parametrize("at", [0.3, 0.5, 0.7])
 def test_damage_within_an_archive_is_explained(tmp_path: Path, kind: str, at: float) -> None:

@@ -76,6 +76,9 @@ def _tar_members(archive: Path) -> Iterator[tuple[str, float, IO[bytes]]]:
             stream = opened.extractfile(member)
             if stream is not None:
                 yield member.name, member.mtime, stream
+        # The checksum of a compressed archive comes after the padding that ends the list of files.
+        while opened.fileobj is not None and opened.fileobj.read(1 << 20):
+            pass
 
 
 @contextmanager
