@@ -1,3 +1,4 @@
+import fcntl
 import os
 import subprocess
 import sys
@@ -94,3 +95,27 @@ def test_workspaces_of_dead_experiments_are_removed_and_live_ones_kept(store, ca
     assert not dead.exists()
     assert live.exists()
     assert new.exists()
+
+
+def test_unfinished_downloads_are_removed_unless_one_is_under_way(store, capsys):
+    for name in ("stopped", "running"):
+        files = store / "downloads" / name / "files/data"
+        files.mkdir(parents=True)
+        (files / "whole.parquet").write_text("x" * 10)
+        (files / ".next.parquet.0123abcd.part").write_text("x" * 3)
+        (store / "downloads" / name / ".lock").touch()
+    stopped, running = store / "downloads/stopped", store / "downloads/running"
+    (stopped / "reach.zip").write_text("x" * 5)
+    (stopped / ".files.abc/data").mkdir(parents=True)
+    (stopped / ".files.abc/data/a").write_text("x" * 7)
+    with (running / ".lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        shown = clean(capsys)
+    freed = [(int(line.split()[0].replace(",", "")), line) for line in shown.splitlines() if " bytes  " in line]
+    assert sorted(size for size, line in freed if "unfinished download" in line) == [3, 5, 7]
+    assert freed[-1][0] == sum(size for size, _ in freed[:-1])
+    kept = [path.relative_to(stopped).as_posix() for path in sorted(stopped.rglob("*")) if path.is_file()]
+    assert kept == [".lock", "files/data/whole.parquet"]
+    assert (running / "files/data/.next.parquet.0123abcd.part").exists()
+    clean(capsys)
+    assert not (running / "files/data/.next.parquet.0123abcd.part").exists()

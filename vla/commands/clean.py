@@ -1,7 +1,8 @@
 """`vla clean`: remove what the pipeline keeps beside its outputs and no process uses.
 
-These are states of finished trainings, decoded frames, which the next training decodes again, and workspaces of
-experiments whose process died. Outputs, DVC's cache and MLflow's records are not touched. An interrupted training is
+These are states of finished trainings, decoded frames, which the next training decodes again, unfinished files of
+downloads, which the next download fetches again, and workspaces of experiments whose process died. Outputs, complete
+downloads, DVC's cache and MLflow's records are not touched. An interrupted training is
 work that can still be continued: it is named and kept unless --interrupted says otherwise; its run, which would look
 alive for ever, is ended in MLflow then.
 """
@@ -17,6 +18,7 @@ from pathlib import Path
 import psutil
 
 from vla import workspace
+from vla.data import fetch_url
 from vla.registration import stale
 from vla.tracking import store
 from vla.training import checkpoint
@@ -40,6 +42,7 @@ def run(options: argparse.Namespace) -> str:
         *((state.path, "finished training", state.remove) for state in finished),
         *((state.path, _progress(state), state.remove) for state in interrupted if options.interrupted),
         *((path, what, partial(shutil.rmtree, path)) for path, what in [*_frames(), *_dead_workspaces()]),
+        *((path, "unfinished download", partial(_remove, path)) for path in _unfinished_downloads()),
     ]
     for path, what, remove in found:
         size = _size(path)
@@ -83,6 +86,12 @@ def _frames() -> list[tuple[Path, str]]:
     return [(folder, "decoded frames")] if folder.is_dir() and not running and _is_free(folder / "lock") else []
 
 
+def _unfinished_downloads() -> list[Path]:
+    """What downloads left that no process goes on with."""
+    idle = [lock.parent for lock in sorted(fetch_url.places().glob(f"*/{fetch_url.LOCK}")) if _is_free(lock)]
+    return [path for place in idle for path in fetch_url.unfinished(place)]
+
+
 def _dead_workspaces() -> list[tuple[Path, str]]:
     """Folders of `dvc exp run --temp` and of DVC's queue that no process works in, nor is about to."""
     folder = workspace.main_checkout() / ".dvc/tmp/exps"
@@ -115,5 +124,12 @@ def _is_free(lock: Path) -> bool:
     return True
 
 
-def _size(folder: Path) -> int:
-    return sum(item.lstat().st_size for item in folder.rglob("*") if not item.is_dir())
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def _size(path: Path) -> int:
+    return sum(item.lstat().st_size for item in [path, *path.rglob("*")] if not item.is_dir())

@@ -22,12 +22,15 @@ from vla.data.fetch import FetchingFolder, Origin, check_space, described, in_pa
 from vla.data.fetch_local import LocalOrigin
 from vla.data.manifest import FileEntry
 from vla.data.remote import Reader, RemoteFile, public, reader
-from vla.data.transfer import Tell, bring, is_complete
+from vla.data.transfer import PART, Tell, bring, is_complete
 from vla.errors import ConfigError, DataError
 from vla.folder import Folder
 from vla.paths import below
 
 log = logging.getLogger(__name__)
+
+FILES, LOCK = "files", ".lock"
+"""What lies in the place of a download beside what is unfinished."""
 
 
 class UrlConfig(Config):
@@ -61,7 +64,7 @@ class UrlOrigin:
 
     def __init__(self, source: Reader, listing: Mapping[str, RemoteFile], place: Path) -> None:
         self._source, self._listing, self._place = source, listing, place
-        self.folder: Folder = FetchingFolder(place / "files", listing, self.fetch)
+        self.folder: Folder = FetchingFolder(place / FILES, listing, self.fetch)
 
     def present(self, names: Collection[str]) -> set[str]:
         """Those that are listed."""
@@ -95,7 +98,7 @@ def _unpacked(cfg: UrlConfig, source: Reader, where: str) -> LocalOrigin:
             f"'sha256sum FILE' prints the digest; set {where}.sha256."
         )
     place = _place(cfg, {})
-    files, archive = place / "files", place / Path(urlsplit(cfg.url).path).name
+    files, archive = place / FILES, place / Path(urlsplit(cfg.url).path).name
     with _held(place):
         if not files.is_dir():
             file = RemoteFile("", sha256=cfg.sha256)
@@ -149,13 +152,24 @@ def _parse(text: str, *, where: str) -> Iterator[tuple[str, str]]:
 def _place(cfg: UrlConfig, hashes: Mapping[str, str]) -> Path:
     """Where the files of these settings stay; with other checksums they are other files."""
     key = artifacts.digest_of_value([cfg.plain(), dict(hashes)])
-    return workspace.local_store() / "downloads" / key[:16]
+    return places() / key[:16]
+
+
+def places() -> Path:
+    """The folder with a place for each download."""
+    return workspace.local_store() / "downloads"
+
+
+def unfinished(place: Path) -> list[Path]:
+    """What a download that was stopped left in its place: parts of files, archives, and what was being unpacked."""
+    beside = [path for path in place.iterdir() if path.name not in (FILES, LOCK)]
+    return sorted([*beside, *(place / FILES).rglob(f".*{PART}")])
 
 
 @contextmanager
 def _held(place: Path) -> Iterator[None]:
     """One process at a time fetches into a place; another one waits and finds the files there."""
     place.mkdir(parents=True, exist_ok=True)
-    with (place / ".lock").open("w") as lock:
+    with (place / LOCK).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -16,6 +16,8 @@ PAUSE = 1.0
 """Seconds before the second try, doubled for each one after it."""
 Tell = Callable[[int], object]
 """Is told the bytes that have arrived since it was told last."""
+PART = ".part"
+"""Ending of a file that is not complete yet; its name begins with a dot."""
 log = logging.getLogger(__name__)
 
 
@@ -29,7 +31,7 @@ def bring(source: Reader, file: RemoteFile, path: Path, *, tell: Tell) -> None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     version = artifacts.digest_of_value([file.size, file.time, file.sha256])[:8]
-    part = path.with_name(f".{path.name}.{version}.part")
+    part = path.with_name(f".{path.name}.{version}{PART}")
     _persist(lambda: _go_on(source, file, part, tell), part, path.name)
     _verify(file, part, path.name)
     if file.time is not None:
