@@ -11,8 +11,11 @@ import yaml
 from imports import ROOT
 from recordings import COLUMNS, write_recordings
 
+from tests.formats.files import write_json
+from tests.formats.miniature_behavior import write_behavior
 from tests.formats.miniatures import MINIATURES
 from vla import cli, config
+from vla.commands import inspect_dataset
 from vla.commands.inspect_dataset import SIMULATED, TOKENS, count_tokens
 from vla.data import download
 from vla.data.sources import open_dataset
@@ -150,6 +153,33 @@ def test_the_suggestion_for_every_format_can_be_used_as_it_is(
     cfg = config_of(screen)
     download.run(cfg, dataset=tmp_path / "dataset")
     assert len(open_dataset(cfg.data, tmp_path / "dataset").episodes()) == len(written)
+
+
+def annotate(root: Path, episode: int, *skills: str) -> None:
+    """Say what is done in an episode, each for a step."""
+    spans = [{"skill_description": [text], "frame_duration": [step, step + 1]} for step, text in enumerate(skills)]
+    path = root / f"annotations/task-{episode // 10000:04d}/episode_{episode:08d}.json"
+    write_json(path, {"skill_annotation": spans})
+
+
+def test_what_is_said_about_tasks_and_episodes_is_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_behavior(tmp_path)
+    screen = shown(tmp_path, capsys)
+    assert "\ntasks           2: closing_faucets, opening_drawers\n" in screen
+    assert "\nannotations     0 of 3 episodes\nmissing" in screen
+    annotate(tmp_path, 10, "move to", "press", "move to")
+    annotate(tmp_path, 10020, "press", "press")
+    screen = shown(tmp_path, capsys)
+    assert "\nannotations     2 of 3 episodes\nskills          press (3), move to (2)\n" in screen
+    annotate(tmp_path, 30, "wave")
+    monkeypatch.setattr(inspect_dataset, "ANNOTATED", 2)
+    screen = shown(tmp_path, capsys)
+    assert "\nannotations     3 of 3 episodes, 2 of them read\nskills          press (3), move to (2)\n" in screen
+    write_json(tmp_path / "annotations/task-0000/episode_00000010.json", {})
+    assert cli.main(["inspect", "dataset", str(tmp_path)]) == 2
+    assert "episode_00000010.json: episode 10: expected skills" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", REAL)

@@ -99,6 +99,41 @@ def test_an_instruction_that_does_not_exist_is_an_error_with_the_nearest() -> No
         chosen(instructions=("opne",))
 
 
+class Named(Listing):
+    """Episodes whose tasks have short names, but for the last one."""
+
+    def task_names(self) -> dict[int, str]:
+        return {0: "opening", 1: "closing", 2: "opening", 10: "airing", 11: "closing"}
+
+
+def of_tasks(*names: str, listing: Listing | None = None, **settings: Any) -> Selected:
+    return select(Selection(tasks=names, **settings), listing or Named(), where="here")  # type: ignore[arg-type]
+
+
+def test_tasks_are_chosen_by_their_short_names_beside_all_else() -> None:
+    assert ids(of_tasks("closing")) == [1, 11]
+    selected = of_tasks("opening", "airing", episodes=("0:11",), per_instruction=2)
+    assert ids(selected) == [0, 2]
+    assert selected.left_out == {
+        "not in data.select.episodes": 2,
+        "not in data.select.tasks": 1,
+        "beyond data.select.per_instruction": 1,
+    }
+
+
+def test_a_task_that_does_not_exist_is_an_error_with_all_that_do() -> None:
+    with pytest.raises(DataError) as caught:
+        of_tasks("clsing", episodes=(0,))
+    assert str(caught.value) == (
+        "here: data.select.tasks: expected some of airing, closing, opening, found 'clsing'. Did you mean 'closing'?"
+    )
+
+
+def test_tasks_without_short_names_are_to_be_selected_by_their_texts() -> None:
+    with pytest.raises(DataError, match=r"expected tasks that have short names, found none\. Name their texts in"):
+        of_tasks("open", listing=Listing())
+
+
 def test_the_first_episodes_of_each_instruction_are_chosen() -> None:
     selected = chosen(per_instruction=1)
     assert ids(selected) == [0, 1, 12]

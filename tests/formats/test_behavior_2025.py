@@ -8,12 +8,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from tests.formats.files import write_json, write_lines
+from tests.formats.files import encode, write_json, write_lines
 from tests.formats.miniature_behavior import COLUMNS, DEPTH, STATE, write_behavior
+from vla.data.selection import Selection, select
 from vla.errors import ConfigError, DataError
 from vla.folder import Folder
-from vla.formats import behavior_2025, lerobot_v21
-from vla.formats.behavior_2025 import Annotation, Behavior2025, open_dataset
+from vla.formats import Annotation, behavior_2025, lerobot_v21
+from vla.formats.behavior_2025 import Behavior2025, open_dataset
 
 
 @pytest.fixture
@@ -143,8 +144,70 @@ def test_segmentation_can_be_a_view(root: Path) -> None:
     np.testing.assert_array_equal(dataset.images(10, "objects"), opened(root).images(10, "front"))
 
 
+def describe(root: Path, **values: Any) -> None:
+    """What the dataset says about episode 10."""
+    write_json(root / "meta/episodes/task-0000/episode_00000010.json", values)
+
+
+def segmented(root: Path) -> Behavior2025:
+    return opened(root, views={"objects": "observation.images.seg_instance_id.head"}, depth={})
+
+
+def test_instances_come_back_from_compressed_colours(root: Path) -> None:
+    ids = [0, 1, 7, 40, 300]
+    shown = np.array([[0, 40, 7], [300, 1, 40]]).repeat(16, axis=0).repeat(16, axis=1)
+    # The palette of five: 2 x 2 x 2 colours, of which the first five are given in order.
+    low, high = 16, 240
+    colours = {0: (16, low, low), 1: (16, low, high), 7: (16, high, low), 40: (16, high, high), 300: (235, low, low)}
+    frame = np.array([colours[number] for number in shown.ravel()], dtype=np.uint8).reshape(*shown.shape, 3)
+    path = root / "videos/task-0000/observation.images.seg_instance_id.head/episode_00000010.mp4"
+    path.parent.mkdir()
+    info = json.loads((root / "meta/info.json").read_text())
+    info["features"]["observation.images.seg_instance_id.head"]["shape"] = frame.shape
+    write_json(root / "meta/info.json", info)
+    frames = np.stack([frame] * 8 + [frame[:, ::-1]])
+    encode(path, frames, "libx264", pixels="yuv420p", given="rgb24", fps=30, options={"crf": "28"})
+    describe(root, **{"robot_r1::robot_r1:zed_link:Camera:0::unique_ins_ids": ids})
+    dataset = segmented(root)
+    assert set(map(tuple, dataset.images(10, "objects").reshape(-1, 3))) - set(colours.values())
+    found = dataset.instance_ids(10, "objects", np.array([8, 0]))
+    assert (found.shape, found.dtype) == ((2, 32, 48), np.int64)
+    inside = np.isin(np.arange(48) % 16, range(2, 14))[None, :] & np.isin(np.arange(32) % 16, range(2, 14))[:, None]
+    np.testing.assert_array_equal(found[:, inside], np.stack([shown[:, ::-1], shown])[:, inside])
+    assert dataset.instance_ids(10, "objects", np.array([], dtype=np.int64)).shape == (0, 32, 48)
+
+
+def test_instances_have_the_paths_of_the_scene(root: Path) -> None:
+    describe(root, ins_id_mapping=json.dumps({"1": "unlabelled", "300": "/World/scene_0/radio_89/base_link"}))
+    assert segmented(root).instances(10) == {1: "unlabelled", 300: "/World/scene_0/radio_89/base_link"}
+
+
+def test_instances_that_are_not_described_are_an_error(root: Path) -> None:
+    dataset = segmented(root)
+    with pytest.raises(DataError, match=r"episode_00000010\.json: expected the description of episode 10, found none"):
+        dataset.instance_ids(10, "objects")
+    describe(root, **{"robot_r1::robot_r1:zed_link:Camera:0::unique_ins_ids": "5"})
+    with pytest.raises(DataError, match=r"expected the ids :zed_link:Camera:0::unique_ins_ids, found 5\."):
+        dataset.instance_ids(10, "objects")
+    with pytest.raises(DataError, match="expected ins_id_mapping, JSON of ids and paths, found None"):
+        dataset.instances(10)
+    with pytest.raises(DataError, match=r"wrist: expected one of .*seg_instance_id\.head.* found .*rgb\.left_wrist"):
+        opened(root).instance_ids(10, "wrist")
+
+
+def test_episodes_have_the_short_names_of_their_tasks(root: Path) -> None:
+    assert opened(root).task_names() == {10: "opening_drawers", 30: "opening_drawers", 10020: "closing_faucets"}
+
+
+def test_episodes_are_selected_by_the_short_name_of_their_task(root: Path) -> None:
+    selected = select(Selection(tasks=("closing_faucets",)), opened(root), where="here")
+    assert selected.table["episode_id"].to_pylist() == [10020]
+    assert selected.left_out == {"not in data.select.tasks": 2}
+
+
 def test_annotations_say_what_is_done_when(root: Path) -> None:
     assert opened(root).annotations(10020) == []
+    assert opened(root).annotated() == []
     annotate(
         root,
         {"skill_description": ["move to"], "frame_duration": [0, 4], "object_id": [["radio_89"]]},
@@ -155,6 +218,8 @@ def test_annotations_say_what_is_done_when(root: Path) -> None:
         Annotation(4, 5, "press, hold"),
         Annotation(6, 9, "press, hold"),
     ]
+    write_json(root / "annotations/task-0001/episode_00010099.json", {})
+    assert opened(root).annotated() == [10020]
     with pytest.raises(DataError, match="expected one of 3 episodes, found 11"):
         opened(root).annotations(11)
 

@@ -91,11 +91,6 @@ def test_a_views_own_name_comes_before_another_views_column() -> None:
     assert sensed(crossed, {"image_1": FRONT, "image_2": WRIST, "state": [0, 0]})[0] == [10, 20]
 
 
-def test_two_views_of_one_column_are_given_by_it_together() -> None:
-    same = config(views={"a": "camera", "b": "camera"})
-    assert sensed(same, {"camera": FRONT, "state": [0, 0]})[0] == [10, 10]
-
-
 def test_the_key_says_whose_order_it_is_where_both_have_as_many_values() -> None:
     swapped = config(("observation.state[1:2]", "observation.state[0:1]"), sizes={"observation.state": 2})
     assert sensed(swapped, {**SEEN, "state": [7, 8]})[1] == [7, 8]

@@ -22,7 +22,7 @@ from vla.data.manifest import FILE_NAME, Manifest
 from vla.data.sources import DataConfig, open_dataset
 from vla.errors import DataError
 from vla.folder import Folder
-from vla.formats import Dataset
+from vla.formats import Annotates, Dataset, NamesTasks
 from vla.terms import DatasetSchema
 
 WIDTH = 100
@@ -30,6 +30,8 @@ WIDTH = 100
 UNKNOWN_RATE = "the format does not record the rate"
 TEXTS = 6
 """Instructions that are shown."""
+ANNOTATED = 200
+"""Annotated episodes, evenly spread, whose annotations are read."""
 TOKENS = 8
 """`transforms.max_tokens` of the params.yaml that the project comes with, and what it is raised by."""
 SIMULATED = ("sawyer", ("move_x", "move_y", "move_z", "close_gripper"))
@@ -83,6 +85,8 @@ def _recorded(path: Path) -> str:
     rows = [
         ("format", f"{name}, {len(names):,} files, {in_units(size)}"),
         *_contents(dataset.schema, dataset.episodes(), rate_is_known=columns.fps is None),
+        *_task_names(dataset),
+        *_annotations(dataset),
         ("missing", f"{len(missing):,} files of {incomplete:,} episodes: {_short(missing)}" if missing else "nothing"),
     ]
     data = {
@@ -135,6 +139,27 @@ def _contents(schema: DatasetSchema, episodes: pa.Table, *, rate_is_known: bool)
         ("actions", f"{schema.action_dim}: {_short(schema.action_names)}"),
         ("instructions", f"{len(counts)}: {texts[0]}"),
         *(("", text) for text in [*texts[1:], *more]),
+    ]
+
+
+def _task_names(dataset: Dataset) -> Rows:
+    """What `data.select.tasks` may name."""
+    names = Counter(dataset.task_names().values()) if isinstance(dataset, NamesTasks) else Counter()
+    return [("tasks", f"{len(names)}: {_short(sorted(names))}")] if names else []
+
+
+def _annotations(dataset: Dataset) -> Rows:
+    """How many episodes are annotated and with which skills, the most frequent first."""
+    if not isinstance(dataset, Annotates):
+        return []
+    annotated = dataset.annotated()
+    share = annotated[:: -(-len(annotated) // ANNOTATED) or 1]
+    counts = Counter(item.text for number in share for item in dataset.annotations(number)).most_common()
+    skills = _short(f"{text} ({count})" for text, count in counts)
+    part = f", {len(share)} of them read" if len(share) < len(annotated) else ""
+    return [
+        ("annotations", f"{len(annotated):,} of {len(dataset.episodes()):,} episodes{part}"),
+        *([("skills", skills)] if skills else []),
     ]
 
 

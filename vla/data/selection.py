@@ -1,4 +1,4 @@
-"""Which episodes of a dataset take part: by number, by instruction, by what is there (section `data.select`).
+"""Which episodes of a dataset take part: by number, by task or instruction, by what is there (section `data.select`).
 
 Nothing leaves silently: `Selected.left_out` counts the episodes by reason, and the validate stage reports it.
 """
@@ -16,7 +16,7 @@ from pydantic import Field, field_validator
 
 from vla.config import Config
 from vla.errors import DataError
-from vla.formats import Dataset
+from vla.formats import Dataset, NamesTasks
 from vla.registry import did_you_mean
 
 NAMED = 8
@@ -30,6 +30,8 @@ class Selection(Config):
     """Episode ids, and ranges of them such as "0:200" (the end is not included)."""
     instructions: tuple[str, ...] | None = None
     """Only episodes with one of these instructions."""
+    tasks: tuple[str, ...] | None = None
+    """Only episodes of the tasks with these short names, where the dataset has such (`task_name` of BEHAVIOR-1K)."""
     per_instruction: Annotated[int, Field(gt=0)] | None = None
     """Only the first so many episodes of each instruction."""
     present: bool = False
@@ -59,7 +61,7 @@ class Selected:
 def select(cfg: Selection, dataset: Dataset, *, where: str, listed: Collection[str] | None = None) -> Selected:
     """Apply a selection; `listed` are the files that exist, None where that is not known yet.
 
-    Raises DataError when a wanted episode or instruction does not exist, or when nothing is left.
+    Raises DataError when a wanted episode, task or instruction does not exist, or when nothing is left.
     """
     table = dataset.episodes()
     total, left_out = len(table), {}
@@ -72,8 +74,11 @@ def select(cfg: Selection, dataset: Dataset, *, where: str, listed: Collection[s
 
     if cfg.episodes is not None and total:
         table = keep(_wanted(cfg.episodes, table, where), "not in data.select.episodes")
+    if cfg.tasks is not None and total:
+        table = keep(_of_tasks(cfg.tasks, dataset, table, where), "not in data.select.tasks")
     if cfg.instructions is not None and total:
-        _check_known(cfg.instructions, table, where)
+        known = sorted(set(table["instruction"].to_pylist()))
+        _check_known(cfg.instructions, known, f"{where}: data.select.instructions: expected some of {known[:NAMED]}")
         texts = pa.array(cfg.instructions, pa.string())
         table = keep(pc.is_in(table["instruction"], value_set=texts), "not in data.select.instructions")
     if cfg.present and listed is not None:
@@ -113,14 +118,23 @@ def _spans(ids_E: Int64[np.ndarray, "E"]) -> str:
     return ", ".join([*spans, f"... up to {sorted_E[-1]}"] if len(ends) > NAMED else spans)
 
 
-def _check_known(texts: Sequence[str], table: pa.Table, where: str) -> None:
-    known = sorted(set(table["instruction"].to_pylist()))
-    for text in texts:
+def _of_tasks(names: Sequence[str], dataset: Dataset, table: pa.Table, where: str) -> pa.Array:
+    """Whether each episode is of a task with one of these short names."""
+    name_of = dataset.task_names() if isinstance(dataset, NamesTasks) else {}
+    if not name_of:
+        raise DataError(
+            f"{where}: data.select.tasks: expected tasks that have short names, found none. "
+            f"Name their texts in data.select.instructions."
+        )
+    known = sorted(set(name_of.values()))
+    _check_known(names, known, f"{where}: data.select.tasks: expected some of {', '.join(known)}")
+    return pa.array([name_of.get(number) in names for number in table["episode_id"].to_pylist()], pa.bool_())
+
+
+def _check_known(wanted: Sequence[str], known: list[str], expected: str) -> None:
+    for text in wanted:
         if text not in known:
-            raise DataError(
-                f"{where}: data.select.instructions: expected some of {known[:NAMED]}, found {text!r}."
-                f"{did_you_mean(text, known)}"
-            )
+            raise DataError(f"{expected}, found {text!r}.{did_you_mean(text, known)}")
 
 
 def _present(dataset: Dataset, table: pa.Table, listed: Collection[str]) -> pa.Array:

@@ -6,7 +6,7 @@ Data is read in place with plain pyarrow; opening a dataset reads its metadata o
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
@@ -101,6 +101,38 @@ class Dataset(Recordings, Protocol):
 
     def claims(self) -> Claims:
         """Totals by the metadata."""
+        ...
+
+
+@runtime_checkable
+class NamesTasks(Protocol):
+    """What a dataset offers besides when its tasks have short names."""
+
+    def task_names(self) -> Mapping[int, str]:
+        """Episode -> the short name of its task, for episodes that have one."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Annotation:
+    """What is done in some steps of an episode."""
+
+    start: int
+    stop: int
+    text: str
+    """A skill such as "pick up from"."""
+
+
+@runtime_checkable
+class Annotates(Protocol):
+    """What a dataset offers besides when it says what is done in the course of an episode."""
+
+    def annotated(self) -> list[int]:
+        """The episodes that annotations are there of, without reading them."""
+        ...
+
+    def annotations(self, episode_id: int) -> list[Annotation]:
+        """The skills that an episode consists of, none where it has not been annotated."""
         ...
 
 

@@ -4,10 +4,10 @@
 | view  | head              | observation.images.rgb.head       | robot_r1::robot_r1:zed_link:Camera:0::rgb |
 | state | state             | observation.state                 | robot_r1::proprio                       |
 
-The simulator's keys are those of `ROBOT_CAMERA_NAMES` and `flatten_obs_dict` in StanfordVL/BEHAVIOR-1K
-(`OmniGibson/omnigibson/learning/utils/eval_utils.py`), whatever the robot is called; openpi's policy for its 2025
-challenge reads the same. What else the simulator senses (depth, the poses of its cameras, cameras that the policy does
-not see) may be given and is not used.
+The simulator's keys are those that its evaluation makes by `flatten_obs_dict` (StanfordVL/BEHAVIOR-1K,
+`OmniGibson/omnigibson/learning/utils/eval_utils.py`), whatever the robot is called; openpi's wrapper of policies for
+its 2025 challenge (`openpi/shared/eval_b1k_wrapper.py`) reads the same. What else the simulator senses (depth, the
+poses of its cameras, cameras that the policy does not see) may be given and is not used.
 
 The state is the policy's own S values, or all values of the one column that they are parts of; these parts are then
 taken as in training. The length says which it is. Where both lengths are equal the key says it: `state` is the policy's
@@ -24,15 +24,12 @@ from numpy.typing import ArrayLike
 from vla.columns import Vector
 from vla.errors import DataError
 from vla.models.bundle import BundleConfig
+from vla.omnigibson import CAMERAS
 from vla.registry import did_you_mean
 from vla.terms import Sensing
 
 STATE = "state"
-CAMERAS = {
-    "observation.images.rgb.head": ":zed_link:Camera:0::rgb",
-    "observation.images.rgb.left_wrist": ":left_realsense_link:Camera:0::rgb",
-    "observation.images.rgb.right_wrist": ":right_realsense_link:Camera:0::rgb",
-}
+SIMULATED = {f"observation.images.rgb.{camera}": f"{name}rgb" for camera, name in CAMERAS.items()}
 """Column of 2025-challenge-demos -> how the simulator's key of that camera ends; it begins with the robot's name."""
 PROPRIOCEPTION = "::proprio"
 """How the simulator's key of the state ends."""
@@ -65,7 +62,7 @@ def read_state(config: BundleConfig, values: ArrayLike | None, *, where: str) ->
 def _is_view(config: BundleConfig, view: str, key: str) -> bool:
     """Whether `key` is one of the three spellings of a view; another view's own name is that view."""
     column = config.columns.views[view]
-    is_simulated = column in CAMERAS and key.endswith(CAMERAS[column])
+    is_simulated = column in SIMULATED and key.endswith(SIMULATED[column])
     return key == view or (key == column and key not in config.views) or is_simulated
 
 
