@@ -51,7 +51,8 @@ class Parts:
         """Read the data and initialise the policy; raises the user's errors before anything is trained."""
         cfg = job.cfg
         dataset = open_dataset(cfg.data, job.dataset)
-        stats = read_norm_stats(job.norm_stats, dataset)
+        module, policy_config = bundle.parse_policy(cfg.policy, where="params.yaml: policy")
+        stats = read_norm_stats(job.norm_stats, dataset, horizon=policy_config.action_horizon)
         table = EpisodeTable.read(job.episodes, "train")
         tokenize = make_tokenize(job, table.instructions)
         config = BundleConfig(
@@ -65,7 +66,6 @@ class Parts:
             transforms=cfg.transforms,
             policy=cfg.policy,
         )
-        module, policy_config = bundle.parse_policy(cfg.policy, where="params.yaml: policy")
         spec = module.make_spec(policy_config, bundle.make_interface(config, tokenize))
         policy = initial_policy(partial(module.build, policy_config, spec), seed=cfg.seed)
         processor = Processor.make(cfg.transforms, config.views, stats, tokenize)
@@ -142,8 +142,11 @@ def initial_policy(build: Callable[[], tuple[Policy[Any], FrozenEncoder | None]]
     return policy
 
 
-def read_norm_stats(path: Path, dataset: Recordings) -> NormStats:
-    """The statistics, after comparing their dimensions with the dataset's."""
+def read_norm_stats(path: Path, dataset: Recordings, *, horizon: int) -> NormStats:
+    """The statistics, after comparing their dimensions with the dataset's and their chunks with the policy's.
+
+    Statistics name a horizon where it enters their numbers; those that are reused keep the one that they come with.
+    """
     stats, schema = NormStats.read(path), dataset.schema
     expected: list[tuple[str, Statistics, int]] = [
         ("state", stats.state, schema.state_dim),
@@ -155,6 +158,12 @@ def read_norm_stats(path: Path, dataset: Recordings) -> NormStats:
                 f"{path}: {quantity}: expected {dims} dimensions as in {schema.name}, found {len(values.mean)}. "
                 f"Run 'dvc repro norm_stats'."
             )
+    counted = stats.provenance.get("action_horizon")
+    if counted not in (None, horizon) and "reused" not in stats.provenance:
+        raise DataError(
+            f"{path}: expected statistics over chunks of {horizon} actions (policy.action_horizon), found those of "
+            f"{counted}. Run 'dvc repro norm_stats'."
+        )
     return stats
 
 
