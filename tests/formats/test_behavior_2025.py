@@ -60,6 +60,7 @@ def test_the_challenge_state_is_suggested_with_the_colour_cameras(root: Path) ->
         "left_wrist": "observation.images.rgb.left_wrist",
     }
     assert opened(root).schema.state_dim == 23
+    assert opened(root).schema.state_columns == {"observation.state": 256}
 
 
 def test_dimensions_without_names_are_numbered(root: Path) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tests.formats.miniatures import MINIATURES, Episode, Miniature
 from vla import registry
-from vla.columns import Columns
+from vla.columns import Columns, Vector
 from vla.errors import DataError
 from vla.folder import Folder, Listed
 from vla.formats import EPISODES, Dataset
@@ -62,6 +62,9 @@ def test_the_schema_describes_what_was_written(written: Written, opened: Dataset
     assert opened.schema.views == {view: images.shape[1:3] for view, images in episode.images.items()}
     assert opened.schema.state_dim == episode.state.shape[1]
     assert opened.schema.action_dim == episode.actions.shape[1]
+    state, sizes = Vector.parse(written.miniature.columns.state), opened.schema.state_columns
+    assert set(sizes) == set(state.columns)
+    assert len(state.names(lambda column: [""] * sizes[column])) == opened.schema.state_dim
 
 
 def test_the_episode_table_lists_number_length_and_instruction(written: Written, opened: Dataset) -> None:
