@@ -20,6 +20,8 @@ class ExecutionConfig(Config):
     """Samples per forward pass of one training process."""
     device: Device
     """`auto` takes GPUs where there is one for each worker, else the CPU; `cuda` insists on them."""
+    activation_checkpointing: bool
+    """Training keeps less for the backward pass and computes it again: memory for time, and no change of any number."""
     threads: Count
     """CPU threads per process."""
     log_every: Count

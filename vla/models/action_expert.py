@@ -33,4 +33,6 @@ class CrossAttentionExpert(nn.Module):
         x = self.join_time(torch.cat([actions, time], dim=-1)) + self.embed_position
         for block in self.blocks:
             x = block(x, context_QND, context_mask)
-        return self.to_velocity(self.norm(x)).float()
+        # The sum of the blocks is float32 under autocast too, and a velocity narrower than that loses small errors.
+        with torch.autocast(x.device.type, enabled=False):
+            return self.to_velocity(self.norm(x)).float()

@@ -6,7 +6,7 @@ policies live in normalised space (`vla/transforms.py`).
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, Generic, Protocol, Self, TypeVar
 
@@ -149,6 +149,10 @@ class Policy(nn.Module, ABC, Generic[C]):
         named = {name: value for name, value in self.named_parameters() if value.requires_grad}
         yield ParameterGroup("matrices", {k: v for k, v in named.items() if v.ndim >= 2}, 1.0, weight_decay=True)
         yield ParameterGroup("vectors", {k: v for k, v in named.items() if v.ndim < 2}, 1.0, weight_decay=False)
+
+    def checkpointed_blocks(self) -> Sequence[nn.Module]:
+        """The blocks that activation checkpointing computes again in the backward pass; none unless overridden."""
+        return ()
 
     def forward(self, batch: Batch) -> FlowLoss:
         """Flow-matching errors of a micro-batch; this is what DDP wraps."""

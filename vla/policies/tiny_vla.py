@@ -5,6 +5,7 @@ encodes it; a cross-attending expert denoises the action chunk. The stem is conv
 transformer needs three times the CPU time for a lower success rate at this size.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -100,6 +101,9 @@ class TinyVLA(Policy[Context]):
     ) -> Float32[Tensor, "Q H A"]:
         """The predicted d(noisy actions)/d(time)."""
         return self.expert(noisy_actions_QHA, time_QH, context.tokens_QND, context.mask)
+
+    def checkpointed_blocks(self) -> Sequence[nn.Module]:
+        return (*self.blocks, *self.expert.blocks)
 
     def _image_tokens(self, images_BVCYX: UInt8[Tensor, "B V C Y X"]) -> Float[Tensor, "B N D"]:
         b, v = images_BVCYX.shape[:2]

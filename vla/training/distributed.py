@@ -11,7 +11,6 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -20,7 +19,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from vla.execution import Device
 from vla.models.device import choose_device
-from vla.models.policy import Policy
 
 
 @dataclass(slots=True)
@@ -41,7 +39,7 @@ class Context:
         """Whether this worker writes checkpoints and metrics."""
         return self.rank == 0
 
-    def wrap(self, policy: Policy[Any]) -> nn.Module:
+    def wrap(self, policy: nn.Module) -> nn.Module:
         """The policy with gradients averaged over the ranks; itself in a single process."""
         if self.world_size == 1:
             return policy

@@ -1,7 +1,7 @@
 """One worker's micro-batches, made ahead in the background, and how long training waits for them."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -34,10 +34,15 @@ class Feed:
             self.waited += time.perf_counter() - started
             yield batch
 
-    def names(self, step: int, count: int) -> str:
-        """The first samples of a step, for a person."""
-        first = self.slices[0][0]
-        return ", ".join(self._order.names(step, first, min(first + count, self.slices[-1][1])))
+    def names(self, step: int, places: Iterable[int]) -> list[str]:
+        """The samples at some places of a step's whole batch, for a person."""
+        return [name for place in places for name in self._order.names(step, place, place + 1)]
+
+    def placed(self, values: Sequence[float]) -> list[float]:
+        """A value for each of this rank's samples at their places in the whole batch, 0 at those of other ranks."""
+        placed, begin = [0.0] * self._order.batch_size, self.slices[0][0]
+        placed[begin : begin + len(values)] = values
+        return placed
 
     def samples_per_s(self) -> float | None:
         """Samples that all ranks make in a second of making them, since the last call; None when they made none."""

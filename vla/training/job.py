@@ -18,6 +18,7 @@ from vla.data.sources import DataConfig
 from vla.errors import ConfigError, DataError
 from vla.execution import ExecutionConfig
 from vla.training.optim import OptimizerConfig
+from vla.training.precision import Precision
 from vla.training.state_directory import Identity, StateDirectory
 from vla.transforms import TokenizerSource, TransformsConfig
 
@@ -46,6 +47,13 @@ class TrainConfig(Config):
     """Held-out samples for which a validation also samples actions, by the policy's num_steps, and compares them with
     the recorded ones; 0 for none."""
     optimizer: OptimizerConfig
+    precision: Precision
+    """Of the forward pass while training; weights, gradients, moments and averages are float32 in any case, and so are
+    validation and the bundle, so that their numbers compare between precisions (vla/training/precision.py)."""
+    compile: bool
+    """Whether torch.compile makes the policy's kernels while training: faster where they are short, after minutes."""
+    deterministic: bool
+    """Whether GPUs must give equal bits for equal inputs, which costs speed; CPUs always do."""
     ema: Annotated[float, Field(ge=0, lt=1)]
     """Decay of the average of weights that the bundle gets; 0 keeps the last weights."""
 

@@ -12,35 +12,38 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from vla import artifacts, keyed
-from vla.errors import DataError
 from vla.models import bundle
 from vla.models.policy import Batch
 from vla.tracking.journal import Journal
 from vla.training import checkpoint
+from vla.training.compilation import compiled
+from vla.training.determinism import deterministic
 from vla.training.distributed import Context, without_sync
+from vla.training.divergence import not_finite
 from vla.training.feed import Feed
 from vla.training.job import Job
 from vla.training.meters import Interval, Step
-from vla.training.objective import weighted_error
-from vla.training.optim import Schedule, set_learning_rate
+from vla.training.objective import sample_errors, weighted_error
+from vla.training.optim import Schedule, clip_gradients, set_learning_rate
 from vla.training.parts import Parts
+from vla.training.precision import autocast, check_supported
+from vla.training.recompute import recompute_blocks
 from vla.training.self_checks import check_ranks_differ
 from vla.training.state import TrainState, weights_for_bundle
 from vla.training.validation import Validation
 
 Outcome = Literal["done", "preempted"]
-NAMED = 4
-"""Samples that a message names."""
 
 
 def train(job: Job, context: Context) -> Outcome:
     """Train from the last checkpoint of the job's state directory until done or asked to stop."""
     torch.set_num_threads(job.cfg.execution.threads)
     directory = job.state_directory
-    with directory.hold("writer") if context.is_writer else nullcontext():
+    holding = directory.hold("writer") if context.is_writer else nullcontext()
+    with holding, deterministic(on=job.cfg.train.deterministic):
         context.sum([0.0])  # nobody reads the state before the writer holds it
         worker = Worker.start(job, context)
         with worker.feed:
@@ -75,13 +78,17 @@ class Worker:
     def start(cls, job: Job, context: Context) -> "Worker":
         """Build everything as it is before the first step."""
         cfg, parts = job.cfg, Parts.build(job)
+        check_supported(cfg.train.precision, context.device)
         policy = parts.policy.to(context.device).train()
         state = TrainState.fresh(policy, cfg.train)
         schedule = Schedule(cfg.train.optimizer, cfg.train.steps, parts.training.steps_per_epoch)
         micro_batch, ahead = cfg.execution.micro_batch, cfg.execution.prefetch
         feed = Feed(parts.training, context, micro_batch=micro_batch, ahead=ahead, steps=cfg.train.steps)
         validation = Validation(parts.validation, parts.sampling, context, micro_batch)
-        return cls(job, context, parts, state, schedule, context.wrap(policy), feed, validation, Interval(), None)
+        if cfg.execution.activation_checkpointing:
+            recompute_blocks(policy)
+        module = context.wrap(compiled(policy, context.device) if cfg.train.compile else policy)
+        return cls(job, context, parts, state, schedule, module, feed, validation, Interval(), None)
 
     def resume(self) -> None:
         """Take over the newest checkpoint, the same on every rank."""
@@ -116,8 +123,8 @@ class Worker:
             self.interval.add(taken)
             step, last = self.state.step, self.state.step == cfg.steps
             if step % every.log_every == 0 or last:
-                rate = self.schedule.rate(step - 1)
-                self.record(step, {**self.interval.metrics(batch_size=cfg.batch_size), **self.loader(), "lr": rate})
+                speeds = {**self.interval.metrics(batch_size=cfg.batch_size), **self.loader()}
+                self.record(step, {**speeds, "lr": self.schedule.rate(step - 1), **self.state.loss_scale.metrics()})
                 self.interval = Interval()
             if step % every.validate_every == 0 or last:
                 self.record(step, self.validate())
@@ -131,35 +138,44 @@ class Worker:
 
     def take_step(self) -> Step:
         """One optimizer step."""
-        cfg, state, started, waited = self.job.cfg.train, self.state, time.perf_counter(), self.feed.waited
-        share = self._backward(state.step, self.feed.batches(state.step))
-        loss, stop = self.context.sum([share, float(self.context.wants_stop())])
-        grad_norm = float(nn.utils.clip_grad_norm_(state.policy.parameters(), cfg.optimizer.clip_norm))
-        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-            raise DataError(
-                f"train: expected a finite loss and gradient, found {loss} and {grad_norm} at step {state.step + 1} on "
-                f"{self.feed.names(state.step, NAMED)} and others. Lower train.optimizer.lr, or look for outliers in "
-                f"the report of validate."
-            )
-        set_learning_rate(state.optimizer, self.schedule.rate(state.step))
-        state.optimizer.step()
-        state.optimizer.zero_grad(set_to_none=True)
+        state, context, started, waited = self.state, self.context, time.perf_counter(), self.feed.waited
+        share_of_loss, error_B = self._backward(state.step, self.feed.batches(state.step))
+        largest, scale = self.job.cfg.train.optimizer.clip_norm, state.loss_scale
+        norm = clip_gradients(state.policy.parameters(), largest=largest, scale=scale.factor)
+        # The step's one wait for the device. All ranks decide alike on what they find.
+        share, grad_norm = torch.stack([share_of_loss, norm.double()]).tolist()
+        infinite = float(not math.isfinite(grad_norm))
+        loss, overflow, stop = context.sum([share, infinite, float(context.wants_stop())])
+        if not math.isfinite(loss) or (overflow and not scale.dynamic):
+            raise not_finite(context, self.feed, error_B, step=state.step, found=f"{loss} and {grad_norm}")
         state.step += 1
-        state.ema.update(state.parameters(), step=state.step)
+        scale.follow(overflow=bool(overflow), step=state.step)
+        if not overflow:
+            set_learning_rate(state.optimizer, self.schedule.rate(state.step - 1))
+            state.optimizer.step()
+            state.ema.update(state.parameters(), step=state.step)
+        state.optimizer.zero_grad(set_to_none=True)
         return Step(loss, grad_norm, self.feed.waited - waited, time.perf_counter() - started, bool(stop))
 
-    def _backward(self, step: int, batches: Iterable[Batch]) -> float:
-        """Add up the gradients of one step's micro-batches; returns this rank's share of the loss."""
-        seed, context, loss = self.job.cfg.seed, self.context, 0.0
+    def _backward(self, step: int, batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
+        """Add up the gradients of one step's micro-batches, times the loss scale.
+
+        Returns this rank's share of the loss and the error of each of its samples, both still on the device.
+        """
+        context, seed, precision = self.context, self.job.cfg.seed, self.job.cfg.train.precision
+        share, errors = torch.zeros((), dtype=torch.float64, device=context.device), []
         for micro, on_cpu in enumerate(batches):
             batch = on_cpu.to(context.device)
             torch.manual_seed(int(keyed.words(seed, "dropout", step, micro, context.rank, count=1)[0] >> 1))
             with without_sync(self.module) if micro + 1 < len(self.feed.slices) else nullcontext():
-                error = weighted_error(self.module(batch), batch)
+                with autocast(precision, context.device):
+                    loss = self.module(batch)
+                error = weighted_error(loss, batch)
                 # DDP averages over ranks; the factor makes that average the sum over the whole batch.
-                (error * context.world_size).backward()
-            loss += error.item()
-        return loss
+                (error * (context.world_size * self.state.loss_scale.factor)).backward()
+            share += error.detach()
+            errors.append(sample_errors(loss, batch))
+        return share, torch.cat(errors)
 
     def loader(self) -> dict[str, float]:
         """How fast batches are made, whether or not training waits for them."""

@@ -1,5 +1,6 @@
 """What a training measures of itself between two log lines."""
 
+import math
 from dataclasses import dataclass
 
 
@@ -10,7 +11,7 @@ class Step:
     loss: float
     """Of the whole batch."""
     grad_norm: float
-    """Before clipping."""
+    """Before clipping; not finite where it has overflowed and the step was skipped."""
     data_seconds: float
     """Spent waiting for this rank's batches."""
     seconds: float
@@ -25,6 +26,8 @@ class Interval:
 
     steps: int = 0
     loss: float = 0.0
+    norms: int = 0
+    """Steps with a finite gradient."""
     grad_norm: float = 0.0
     data_seconds: float = 0.0
     seconds: float = 0.0
@@ -32,14 +35,16 @@ class Interval:
     def add(self, step: Step) -> None:
         self.steps += 1
         self.loss += step.loss
-        self.grad_norm += step.grad_norm
+        if math.isfinite(step.grad_norm):
+            self.norms += 1
+            self.grad_norm += step.grad_norm
         self.data_seconds += step.data_seconds
         self.seconds += step.seconds
 
     def metrics(self, *, batch_size: int) -> dict[str, float]:
         return {
             "loss": self.loss / self.steps,
-            "grad_norm": self.grad_norm / self.steps,
+            **({"grad_norm": self.grad_norm / self.norms} if self.norms else {}),
             "samples_per_s": self.steps * batch_size / self.seconds,
             "data_wait": self.data_seconds / self.seconds,
         }

@@ -14,6 +14,7 @@ from vla.training.ema import Ema
 from vla.training.frozen import digest_of_tensors, frozen_parameters
 from vla.training.job import TrainConfig
 from vla.training.optim import make_optimizer
+from vla.training.precision import LossScale
 
 
 @dataclass(slots=True)
@@ -25,6 +26,7 @@ class TrainState:
     ema: Ema
     frozen: str
     """Digest of the weights that take no gradient: the policy brings them, so checkpoints hold the digest alone."""
+    loss_scale: LossScale
     step: int = 0
     """Optimizer steps taken."""
 
@@ -33,7 +35,8 @@ class TrainState:
         """The state before the first step; `policy` is on its device already."""
         trainable = {name: value for name, value in policy.named_parameters() if value.requires_grad}
         frozen = digest_of_tensors(frozen_parameters(policy))
-        return cls(policy, make_optimizer(policy, cfg.optimizer), Ema(trainable, decay=cfg.ema), frozen)
+        ema, loss_scale = Ema(trainable, decay=cfg.ema), LossScale.of(cfg.precision)
+        return cls(policy, make_optimizer(policy, cfg.optimizer), ema, frozen, loss_scale)
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """File stem -> name -> tensor, of all that training changes."""
@@ -41,7 +44,7 @@ class TrainState:
 
     def notes(self) -> dict[str, Any]:
         """What a checkpoint says beside the tensors."""
-        return {"frozen": self.frozen}
+        return {"frozen": self.frozen, "loss_scale": self.loss_scale.notes()}
 
     def load(self, found: Checkpoint) -> None:
         """Take over a checkpoint; names and shapes must be this state's own, and so must the frozen weights."""
@@ -63,6 +66,7 @@ class TrainState:
         self.policy.load_state_dict(tensors["model"], strict=False)  # compared above; the frozen ones are in place
         self.ema.values = {name: value.to(self.ema.values[name].device) for name, value in tensors["ema"].items()}
         self._load_moments(tensors["optimizer"], where=str(found.path))
+        self.loss_scale = LossScale(**found.notes["loss_scale"])
         self.step = found.step
 
     def parameters(self) -> dict[str, Tensor]:
