@@ -118,14 +118,16 @@ def validation_orders(
     Only what they observe is decoded. `num_steps`: Euler steps from noise to actions.
     """
     cfg, seed = job.cfg.train, job.cfg.seed
-    chosen = [held_out(samples, count) for count in (cfg.validation_samples, cfg.validation_actions)]
-    frames = _open_frames(job, samples, dataset, step_N=np.unique(samples.observed(np.concatenate(chosen))))
-    scored, sampled = (HeldOut.read(samples, sample_K, dataset=dataset, frames=frames) for sample_K in chosen)
+    scored_K, sampled_K = (held_out(samples, count) for count in (cfg.validation_samples, cfg.validation_actions))
+    step_N = np.unique(samples.observed(np.concatenate([scored_K, sampled_K])))
+    frames = _open_frames(job, samples, dataset, step_N=step_N)
+    scored = HeldOut.read(samples, scored_K, dataset=dataset, frames=frames)
     loss = ValidationOrder(scored, seed=seed, num_times=cfg.validation_times)
-    if not cfg.validation_actions:
+    if not len(sampled_K):
         return loss, None
     recorded = recorded_actions(stats, delta=samples.processor.delta, where=str(job.norm_stats))
-    chunks = Chunks.read(samples, sampled.sample_K, dataset=dataset)
+    sampled = HeldOut.read(samples, sampled_K, dataset=dataset, frames=frames)
+    chunks = Chunks.read(samples, sampled_K, dataset=dataset)
     return loss, ActionOrder(sampled, chunks, ActionScale.of(recorded), seed, num_steps)
 
 
