@@ -1,8 +1,9 @@
 """`vla <stage|command>`: the only place that reads argv, prints and chooses exit codes.
 
 A stage's flags are the keyword-only parameters of its `run`, their defaults are the paths in `dvc.yaml` and its
-parameters are its sections of `params.yaml`, so `vla train` alone works. Only the module of the chosen word is
-imported: `vla --help` needs no torch.
+parameters are its sections of `params.yaml`, so `vla train` alone works. Those with a default of their own are no paths
+but words for a person at the command line, which the module declares in `add_arguments` as a command does. Only the
+module of the chosen word is imported: `vla --help` needs no torch.
 
 Exit codes: 0 done, 1 a defect of ours (with its traceback), 2 something the user can mend (one message), 75
 preempted after a checkpoint (run again to go on), 130 interrupted.
@@ -68,7 +69,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
         entry = menu.add_parser(word, description=f"{summary[0].upper()}{summary[1:]}.")
         if word == chosen and word in STAGES:
             _add_artifacts(entry, word)
-        elif word == chosen:
+        if word == chosen and (word in COMMANDS or words_of(word)):
             importlib.import_module(module).add_arguments(entry)
     if chosen and not chosen.startswith("-") and chosen not in WORDS:
         parser.error(f"expected a stage or a command, found {chosen!r}.{did_you_mean(chosen, list(WORDS))}")
@@ -76,11 +77,13 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
 
 
 def artifacts_of(stage: str) -> list[str]:
-    """Names of the files that a stage reads and writes: the keyword-only parameters of its `run`."""
-    run = importlib.import_module(STAGES[stage][0]).run
-    return [
-        name for name, item in inspect.signature(run).parameters.items() if item.kind is inspect.Parameter.KEYWORD_ONLY
-    ]
+    """Names of the files that a stage reads and writes: the keyword-only parameters of its `run` without default."""
+    return [name for name, item in _parameters(stage).items() if item.default is item.empty]
+
+
+def words_of(stage: str) -> list[str]:
+    """Names of a stage's other flags: the keyword-only parameters of its `run` with a default."""
+    return [name for name, item in _parameters(stage).items() if item.default is not item.empty]
 
 
 def run_stage(stage: str, options: argparse.Namespace) -> None:
@@ -89,7 +92,7 @@ def run_stage(stage: str, options: argparse.Namespace) -> None:
     with reports.reported(stage) if _is_first_process() else nullcontext(), place_errors_explained():
         for name in output_names(stage):
             require_place(getattr(options, name))
-        module.run(module.Config.load(), **{name: getattr(options, name) for name in artifacts_of(stage)})
+        module.run(module.Config.load(), **{name: getattr(options, name) for name in _parameters(stage)})
 
 
 def require_place(output: Path) -> None:
@@ -105,6 +108,12 @@ def set_up_logging() -> None:
     """One line per record on stderr; of several torchrun processes only the first one tells how it goes."""
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     logging.getLogger("vla").setLevel(logging.INFO if _is_first_process() else logging.WARNING)
+
+
+def _parameters(stage: str) -> dict[str, inspect.Parameter]:
+    run = importlib.import_module(STAGES[stage][0]).run
+    items = inspect.signature(run).parameters.items()
+    return {name: item for name, item in items if item.kind is inspect.Parameter.KEYWORD_ONLY}
 
 
 def _add_artifacts(parser: argparse.ArgumentParser, stage: str) -> None:

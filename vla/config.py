@@ -10,6 +10,7 @@ Reading it takes those sections from the file and refuses wrong keys with the do
 right one. A config never touches a device, the disk, the clock or argv.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, get_args, get_origin
 
@@ -67,6 +68,17 @@ class Config(BaseModel):
     def tracked(self) -> dict[str, Any]:
         """`plain` without the untracked sections: what decides the numbers."""
         return {name: value for name, value in self.plain().items() if name not in self.untracked}
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{prefix}{name}."))
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
 
 
 def read_params(path: Path) -> dict[str, Any]:

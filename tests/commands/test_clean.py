@@ -27,8 +27,8 @@ def store(tmp_path, monkeypatch) -> Path:
 
 
 def make_state(store: Path, *, seed: int) -> StateDirectory:
-    state, _ = StateDirectory.find(store / "state", Identity(params={"seed": seed}, inputs={}, code="c"))
-    return state
+    identity = Identity(params={"seed": seed}, inputs={}, code="c")
+    return StateDirectory(store / "state" / identity.fingerprint).describe(identity)
 
 
 def clean(capsys, *words: str) -> str:
@@ -52,6 +52,14 @@ def test_interrupted_trainings_are_removed_on_request(store, capsys, monkeypatch
     assert "bytes  training interrupted at step 7" in shown
     assert "http://127.0.0.1:1 does not answer" in shown
     assert list((store / "state").iterdir()) == []
+
+
+def test_a_training_whose_removal_was_interrupted_is_removed(store, capsys):
+    half = store / "state/.abc.removed"
+    half.mkdir()
+    (half / "metrics.jsonl").write_text("x" * 50)
+    assert "50 bytes  half-removed training" in clean(capsys)
+    assert not half.exists()
 
 
 def test_a_dry_run_removes_nothing(store, capsys):

@@ -10,7 +10,8 @@ from vla.tracking import store
 from vla.tracking.journal import Journal
 from vla.tracking.store import DatasetRecord
 from vla.tracking.tracker import Tracker
-from vla.training.state_directory import StateDirectory
+from vla.training import begin
+from vla.training.state_directory import Identity, StateDirectory
 
 
 @pytest.fixture
@@ -70,3 +71,12 @@ def test_runs_that_this_store_does_not_have_are_left_alone(client, state, change
     killed_training(client, state)
     note(state, **changes)
     assert close_stale_runs(client, store.tracking_uri()) == []
+
+
+def test_a_training_that_is_overwritten_leaves_no_open_run(project, client):
+    identity = Identity(params={}, inputs={}, code="c")
+    state = begin.find_state(project / ".vla" / "state", identity)
+    run_id = killed_training(client, state)
+    begin.overwrite(state.path.parent, identity)
+    assert not state.path.exists()
+    assert client.get_run(run_id).info.status == "KILLED"

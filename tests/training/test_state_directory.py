@@ -12,23 +12,32 @@ def an_identity(*, lr=1.0, data="d", code="c") -> Identity:
     return Identity(params={"train": {"lr": lr}}, inputs={"dataset": data}, code=code)
 
 
+def begun(root, identity) -> StateDirectory:
+    """The state directory of a training that has begun."""
+    return StateDirectory.find(root, identity)[0].describe(identity)
+
+
 def test_equal_work_has_one_directory_and_other_work_another(tmp_path):
-    first, _ = StateDirectory.find(tmp_path, an_identity())
-    again, _ = StateDirectory.find(tmp_path, an_identity())
-    assert first == again
+    first = begun(tmp_path, an_identity())
+    assert begun(tmp_path, an_identity()) == first
     for other in (an_identity(lr=2.0), an_identity(data="e"), an_identity(code="f")):
         assert StateDirectory.find(tmp_path, other)[0] != first
 
 
+def test_looking_for_a_state_makes_none(tmp_path):
+    StateDirectory.find(tmp_path / "state", an_identity())
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_state_of_other_code_is_reported_and_left_alone(tmp_path):
-    old, _ = StateDirectory.find(tmp_path, an_identity(code="old"))
+    old = begun(tmp_path, an_identity(code="old"))
     found, other = StateDirectory.find(tmp_path, an_identity(code="new"))
     assert found != old
     assert other == old
 
 
 def test_a_state_of_other_code_is_continued_on_request(tmp_path, monkeypatch):
-    old, _ = StateDirectory.find(tmp_path, an_identity(code="old"))
+    old = begun(tmp_path, an_identity(code="old"))
     monkeypatch.setenv(RESUME_OTHER_CODE, "1")
     assert StateDirectory.find(tmp_path, an_identity(code="new"))[0] == old
 
@@ -61,6 +70,17 @@ def test_a_second_holder_is_told_who_holds_it(held):
     ):
         pass
     assert not directory.is_free()
+    assert directory.holder() == f"process {process.pid} on {os.uname().nodename}"
+
+
+def test_a_state_in_use_is_not_removed(held):
+    directory, process = held
+    assert not directory.remove()
+    assert directory.path.exists()
+    process.kill()
+    process.wait(30)
+    assert directory.remove()
+    assert not directory.path.exists()
 
 
 def test_the_lock_goes_with_a_killed_holder(held):
@@ -73,7 +93,7 @@ def test_the_lock_goes_with_a_killed_holder(held):
 
 
 def test_finished_states_of_other_trainings_are_removed_and_unfinished_ones_stay(tmp_path):
-    done, unfinished, own = (StateDirectory.find(tmp_path, an_identity(lr=lr))[0] for lr in (1.0, 2.0, 3.0))
+    done, unfinished, own = (begun(tmp_path, an_identity(lr=lr)) for lr in (1.0, 2.0, 3.0))
     for state in (done, own):
         state.done.write_text("{}")
     own.remove_finished_others()

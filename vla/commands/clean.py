@@ -42,6 +42,7 @@ def run(options: argparse.Namespace) -> str:
         *((state.path, "finished training", state.remove) for state in finished),
         *((state.path, _progress(state), state.remove) for state in interrupted if options.interrupted),
         *((path, what, partial(shutil.rmtree, path)) for path, what in [*_frames(), *_dead_workspaces()]),
+        *((path, "half-removed training", partial(_remove, path)) for path in _half_removed()),
         *((path, "unfinished download", partial(_remove, path)) for path in _unfinished_downloads()),
     ]
     for path, what, remove in found:
@@ -66,6 +67,11 @@ def _idle(*, finished: bool) -> list[StateDirectory]:
     """The training states that no process holds."""
     states = StateDirectory.all(workspace.local_store() / "state")
     return [state for state in states if state.done.is_file() == finished and state.is_free()]
+
+
+def _half_removed() -> list[Path]:
+    """States whose removal was interrupted."""
+    return sorted((workspace.local_store() / "state").glob(".*.removed"))
 
 
 def _end_runs() -> list[str]:

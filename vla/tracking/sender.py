@@ -149,3 +149,26 @@ class Sender:
     def _tags(self) -> dict[str, str]:
         dataset = self._description.dataset
         return {**self._description.tags, "dataset_digest": dataset.digest, "sender": self.sent.token}
+
+
+def close_left_open(state: Path, client: MlflowClient, uri: str) -> str | None:
+    """End the run of a training that no process works on if it says RUNNING; returns its id if it did.
+
+    A run ends as its training noted, else KILLED. A resumed training sets its run to RUNNING again.
+    """
+    path = state / FILE_NAME
+    if not path.is_file():
+        return None
+    sent = Sent(**artifacts.read_json(path, made_by="dvc repro train"))
+    if sent.run_id is None or sent.tracking_uri != store.public_uri(uri):
+        return None
+    try:
+        run = client.get_run(sent.run_id)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return None
+    if run.info.status != "RUNNING" or run.info.lifecycle_stage != "active":
+        return None
+    client.set_terminated(sent.run_id, sent.status or "KILLED")
+    return sent.run_id

@@ -9,7 +9,6 @@ checkout as in an experiment's workspace, and a training with other parameters n
 
 import fcntl
 import os
-import shutil
 import socket
 import time
 from collections.abc import Iterator, Mapping
@@ -23,6 +22,7 @@ from vla.errors import CheckpointError, DataError
 
 SCHEMA = 2
 RESUME_OTHER_CODE = "VLA_RESUME_OTHER_CODE"
+UNKNOWN = "an unknown process"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +82,11 @@ class StateDirectory:
         return self.path / "preempted.json"
 
     @property
+    def self_checks(self) -> Path:
+        """What the workers found before they began to train."""
+        return self.path / "self_checks.json"
+
+    @property
     def heartbeat(self) -> Path:
         """Rewritten every second by the process that started the workers."""
         return self.path / "heartbeat"
@@ -93,18 +98,18 @@ class StateDirectory:
 
     @classmethod
     def find(cls, root: Path, identity: Identity) -> tuple[Self, Self | None]:
-        """The state directory of `identity` below `root`, and an unfinished one that differs in code alone.
+        """The state directory of `identity` below `root`, to be described, and an unfinished one of other code.
 
         With VLA_RESUME_OTHER_CODE=1 such a state is the one that is returned.
         """
         own = cls(root / identity.fingerprint)
         if own.path.exists():
-            return own.describe(identity), None
+            return own, None
         others = [state for state in cls.all(root) if not state.done.is_file() and state.is_of(identity)]
         other = others[-1] if others else None
-        if other is not None and os.environ.get(RESUME_OTHER_CODE) == "1":
+        if other is not None and may_resume_other_code():
             return other, None
-        return own.describe(identity), other
+        return own, other
 
     @classmethod
     def all(cls, root: Path) -> list[Self]:
@@ -144,7 +149,7 @@ class StateDirectory:
                     lock.seek(0)
                     raise CheckpointError(
                         f"{self.path}: expected no other training of the same parameters, found one held by "
-                        f"{lock.read().strip() or 'an unknown process'}. Wait for it or stop it."
+                        f"{lock.read().strip() or UNKNOWN}. Wait for it or stop it."
                     )
                 time.sleep(0.2)
             lock.truncate(0)
@@ -152,10 +157,18 @@ class StateDirectory:
             lock.flush()
             yield
 
+    def holder(self) -> str | None:
+        """The process that holds a lock of this directory, in words; None when none does."""
+        for file in self.path.glob("*.lock"):
+            with file.open("a+") as lock:
+                if not _try_lock(lock.fileno()):
+                    lock.seek(0)
+                    return lock.read().strip() or UNKNOWN
+        return None
+
     def is_free(self) -> bool:
         """Whether no process holds a lock of this directory."""
-        with ExitStack() as held:
-            return self._try_all(held)
+        return self.holder() is None
 
     def remove(self) -> bool:
         """Remove the directory unless a process holds it; returns whether it was removed.
@@ -165,9 +178,7 @@ class StateDirectory:
         with ExitStack() as held:
             if not self._try_all(held):
                 return False
-            doomed = self.path.with_name(f".{self.path.name}.removed")
-            self.path.rename(doomed)
-        shutil.rmtree(doomed)
+            artifacts.remove_directory(self.path)
         return True
 
     def remove_finished_others(self) -> None:
@@ -185,6 +196,11 @@ class StateDirectory:
         """Contents of done.json."""
         values: dict[str, Any] = artifacts.read_json(self.done, made_by="vla train")
         return values
+
+
+def may_resume_other_code() -> bool:
+    """Whether the user has asked to continue trainings that other code began."""
+    return os.environ.get(RESUME_OTHER_CODE) == "1"
 
 
 def _try_lock(descriptor: int) -> bool:

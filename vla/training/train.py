@@ -4,6 +4,7 @@ The workers write to a state directory that outlives crashes; this stage starts 
 and copies the finished result to its outputs. Under torchrun each worker is this stage, and rank 0 does the rest too.
 """
 
+import argparse
 import csv
 import logging
 import shutil
@@ -16,8 +17,9 @@ from types import FrameType
 from typing import Any, ClassVar
 
 from vla import artifacts, reports, workspace
+from vla.config import flatten
 from vla.data.manifest import Manifest
-from vla.errors import LaunchError, Preempted
+from vla.errors import CheckpointError, LaunchError, Preempted
 from vla.models import bundle
 from vla.periodic import repeated
 from vla.tracking import passport
@@ -25,10 +27,10 @@ from vla.tracking.journal import Row
 from vla.tracking.journal import read as read_journal
 from vla.tracking.store import DatasetRecord
 from vla.tracking.tracker import Tracker, TrackingConfig
-from vla.training import checkpoint, distributed, job, launch, loop, progress
+from vla.training import begin, checkpoint, distributed, job, launch, loop, progress
 from vla.training.headroom import Headroom
 from vla.training.job import Job, JobConfig
-from vla.training.state_directory import StateDirectory
+from vla.training.state_directory import Identity, StateDirectory
 
 log = logging.getLogger(__name__)
 HEARTBEAT_S = 1.0
@@ -43,6 +45,21 @@ class Config(JobConfig):
     """Where the curves are shown decides no number either."""
 
 
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """How to begin: words of a person, no parameters, as they decide no number."""
+    either = parser.add_mutually_exclusive_group()
+    either.add_argument(
+        "--resume",
+        nargs="?",
+        type=Path,
+        const=True,
+        default=False,
+        metavar="STATE",
+        help="insist on a checkpoint to go on from, of this training's state directory; STATE checks that it is that",
+    )
+    either.add_argument("--overwrite", action="store_true", help="remove this training's state and start from nothing")
+
+
 def run(  # noqa: PLR0913  # one parameter per file of the stage
     cfg: Config,
     *,
@@ -54,22 +71,60 @@ def run(  # noqa: PLR0913  # one parameter per file of the stage
     training: Path,
     metrics: Path,
     loss: Path,
+    resume: bool | Path = False,
+    overwrite: bool = False,
 ) -> None:
     """Train, or continue an interrupted training of the same parameters, data and code.
 
     Writes the bundle to `policy`, the run's records to `training`, a summary to `metrics` and the curve to `loss`.
+    `resume` insists on continuing one, in the state directory that it may name; `overwrite` removes it first.
     Raises Preempted when asked to stop before the end.
     """
     bundle.parse_policy(cfg.policy, where="params.yaml: policy")
     identity = job.identify(cfg, dataset=dataset, episodes=episodes, norm_stats=norm_stats, features=features)
-    directory, other = StateDirectory.find(workspace.local_store() / "state", identity)
-    if other is not None:
-        step = checkpoint.last_step(other.checkpoints)
-        log.info("a training of the same parameters by other code stands at step %d; starting afresh", step)
+    outputs = {"policy": policy, "training": training, "metrics": metrics, "loss": loss}
+    with _torchrun_worker(cfg) as context:
+        directory = _state_directory(identity, context, resume=resume, overwrite=overwrite)
+        made = _job(cfg, identity, directory, dataset=dataset, episodes=episodes, norm_stats=norm_stats)
+        if context is not None:
+            _work_beside_others(cfg, made, context, outputs, resume=bool(resume))
+            return
+        job.check_split(cfg, workers=cfg.execution.workers)
+        with _supervised(cfg, made, resume=bool(resume)) as tracker:
+            if not directory.done.is_file():
+                launch.launch(made)
+            _check_outcome(directory)
+            export(made, tracker, **outputs)
+
+
+@contextmanager
+def _torchrun_worker(cfg: Config) -> Iterator[distributed.Context | None]:
+    """This process's place among the workers that torchrun has started; None where it has not."""
+    if not distributed.launched_by_torchrun():
+        yield None
+        return
+    with distributed.torchrun(cfg.execution.device) as context, context.catching_signals():
+        yield context
+
+
+def _state_directory(
+    identity: Identity, context: distributed.Context | None, *, resume: bool | Path, overwrite: bool
+) -> StateDirectory:
+    root = workspace.local_store() / "state"
+    if overwrite and (context is None or context.is_writer):
+        begin.overwrite(root, identity)
+    if context is not None:
+        context.sum([0.0])  # nobody looks for the state before the writer has removed it
+    return begin.find_state(root, identity, resume=resume)
+
+
+def _job(
+    cfg: Config, identity: Identity, directory: StateDirectory, *, dataset: Path, episodes: Path, norm_stats: Path
+) -> Job:
     papers = passport.of_training(cfg.tracked(), identity.inputs, episodes=episodes, code=identity.code)
     if directory.described("code") != identity.code:
         papers["code"]["begun_with"] = directory.described("code")
-    made = Job(
+    return Job(
         cfg=JobConfig(**{name: getattr(cfg, name) for name in JobConfig.model_fields}),
         dataset=dataset.resolve(),
         episodes=episodes.resolve(),
@@ -79,43 +134,40 @@ def run(  # noqa: PLR0913  # one parameter per file of the stage
         code=identity.code,
         passport=papers,
     )
-    outputs = {"policy": policy, "training": training, "metrics": metrics, "loss": loss}
-    if distributed.launched_by_torchrun():
-        _as_torchrun_worker(cfg, made, outputs)
-        return
-    job.check_split(cfg, workers=cfg.execution.workers)
-    with _supervised(cfg, made) as tracker:
-        if not directory.done.is_file():
-            launch.launch(made)
-        _check_outcome(directory)
-        export(made, tracker, **outputs)
 
 
-def _as_torchrun_worker(cfg: Config, made: Job, outputs: Mapping[str, Path]) -> None:
+def _work_beside_others(
+    cfg: Config, made: Job, context: distributed.Context, outputs: Mapping[str, Path], *, resume: bool
+) -> None:
+    """Under torchrun this stage is a worker; the writer does what a starting process does as well."""
     directory = made.state_directory
-    with distributed.torchrun(cfg.execution.device) as context, context.catching_signals():
-        job.check_split(cfg, workers=context.world_size)
-        context.stop_file = directory.stop
-        with _supervised(cfg, made) if context.is_writer else nullcontext() as tracker:
-            # The writer alone has looked whether a finished result is intact.
-            if not context.from_writer(directory.done.is_file()):
-                loop.train(made, context)
-            _check_outcome(directory)
-            if tracker is not None:
-                export(made, tracker, **outputs)
+    job.check_split(cfg, workers=context.world_size)
+    context.stop_file = directory.stop
+    with _supervised(cfg, made, resume=resume) if context.is_writer else nullcontext() as tracker:
+        # The writer alone has looked whether a finished result is intact.
+        if not context.from_writer(directory.done.is_file()):
+            loop.train(made, context)
+        _check_outcome(directory)
+        if tracker is not None:
+            export(made, tracker, **outputs)
 
 
 @contextmanager
-def _supervised(cfg: Config, made: Job) -> Iterator[Tracker]:
+def _supervised(cfg: Config, made: Job, *, resume: bool) -> Iterator[Tracker]:
     """What the starting process does while workers train: hold the state, pass signals on, show and track progress."""
     directory = made.state_directory
     with directory.hold("driver"):
         for leftover in (directory.stop, directory.preempted, directory.failure):
             leftover.unlink(missing_ok=True)
-        step = checkpoint.newest_intact(directory.checkpoints)
-        _forget_damaged_result(directory)
-        if step and not directory.done.is_file():
-            log.info("resuming at step %d of %d", step, cfg.train.steps)
+        step = _last_intact_step(directory)
+        if not directory.done.is_file():
+            if step:
+                log.info("resuming at step %d of %d", step, cfg.train.steps)
+            elif resume:
+                raise CheckpointError(
+                    f"{directory.checkpoints}: expected an intact checkpoint to go on from, found damaged ones only, "
+                    f"which are set aside. To start from nothing, leave --resume out."
+                )
         with (
             _passing_on_signals(directory.stop),
             _heartbeat(directory.heartbeat),
@@ -123,6 +175,14 @@ def _supervised(cfg: Config, made: Job) -> Iterator[Tracker]:
             _tracked(cfg, made) as tracker,
         ):
             yield tracker
+
+
+def _last_intact_step(directory: StateDirectory) -> int | None:
+    """The step to go on from, after removing what an interrupted training has left half done."""
+    with directory.hold("writer"):  # workers outlive a killed driver by a moment
+        artifacts.remove_leftovers(directory.path)
+        _forget_damaged_result(directory)
+        return checkpoint.newest_intact(directory.checkpoints)
 
 
 def _forget_damaged_result(directory: StateDirectory) -> None:
@@ -197,17 +257,6 @@ def _curve(rows: list[Row]) -> list[dict[str, Any]]:
     return [point for point in points.values() if len(point) > 1]
 
 
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with dotted names."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            flat.update(flatten(value, f"{prefix}{name}."))
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat
-
-
 @contextmanager
 def _passing_on_signals(stop: Path) -> Iterator[None]:
     """On SIGTERM or Ctrl-C ask the workers, who may be on other machines, to stop after a checkpoint.
@@ -235,7 +284,9 @@ def _heartbeat(file: Path) -> AbstractContextManager[None]:
     """Show workers on other machines that this process lives."""
 
     def beat() -> None:
-        file.write_text(str(time.time_ns()))
+        with file.open("r+b") as stream:  # in place and of one length: a full disk does not stop it
+            stream.write(b"%020d" % time.time_ns())
 
+    file.touch()
     beat()
     return repeated(beat, every_s=HEARTBEAT_S, name="heartbeat")
