@@ -1,12 +1,10 @@
-"""Episode tables and samples of array datasets, for tests of everything that loads them."""
+"""Episode tables made without files, and samples of array datasets, for tests of everything that loads them."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import tables
 from batches import a_spec
 from builders import ArrayDataset, make_episode
 from bundles import statistics
@@ -26,18 +24,33 @@ TEXTS = ("open the drawer", "close the drawer", "open the drawer")
 def a_table(
     lengths: Sequence[int] = LENGTHS,
     *,
-    blocks: Sequence[list[int] | None] | None = None,
+    ids: Sequence[int] | None = None,
+    instructions: Sequence[str] | None = None,
     sources: Sequence[str] | None = None,
     supervised: Sequence[int] | None = None,
+    blocks: Sequence[list[int] | None] | None = None,
 ) -> EpisodeTable:
-    """Episodes 0, 1, ... of the given lengths, with the instructions of TEXTS in turn; one source unless named."""
-    texts = [TEXTS[row % len(TEXTS)] for row in range(len(lengths))]
-    return replace(
-        tables.a_table(lengths, sources=sources, instructions=texts),
-        uid_E=np.array([keyed.uid("arrays", row) for row in range(len(lengths))]),
-        supervised_E=np.array(supervised or lengths),
+    """Episodes 0, 1, ... of these lengths, with the instructions of TEXTS in turn, all steps supervised, one source."""
+    episodes = np.array(range(len(lengths)) if ids is None else ids, dtype=np.int64)
+    source_names, source_E = _coded(sources or ["arrays"] * len(lengths))
+    texts, instruction_E = _coded(instructions or [TEXTS[row % len(TEXTS)] for row in range(len(lengths))])
+    return EpisodeTable(
+        episode_id_E=episodes,
+        uid_E=np.array([keyed.uid("arrays", number) for number in episodes.tolist()]),
+        length_E=np.array(lengths, dtype=np.int64),
+        supervised_E=np.array(lengths if supervised is None else supervised, dtype=np.int64),
+        sources=source_names,
+        source_E=source_E,
         blocks=None if blocks is None else pa.chunked_array([pa.array(blocks, pa.list_(pa.int32()))]),
+        instructions=texts,
+        instruction_E=instruction_E,
+        digest="d",
     )
+
+
+def _coded(texts: Sequence[str]) -> tuple[tuple[str, ...], np.ndarray]:
+    names = tuple(sorted(set(texts)))
+    return names, np.array([names.index(text) for text in texts], dtype=np.int64)
 
 
 def a_dataset(lengths: Sequence[int] = LENGTHS, *, seed: int = 0) -> ArrayDataset:

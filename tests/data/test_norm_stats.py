@@ -10,7 +10,7 @@ from builders import ArrayDataset, make_demonstration, make_episode, write_datas
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from tables import a_table
+from splits import a_table
 
 from vla import artifacts
 from vla.data import norm_stats

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 from builders import ArrayDataset, make_episode, make_statistics
-from tables import a_table
+from splits import a_table
 
 from vla.data.norm_stats import Counted, Counting
 from vla.data.stats_fit import compare, share_outside

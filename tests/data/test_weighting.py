@@ -1,7 +1,7 @@
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
-from tables import a_table
+from splits import a_table
 
 from vla.data.weighting import chunk_counts, source_counts
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from builders import ArrayDataset, make_episode
 from bundles import a_bundle
-from tables import a_table
+from splits import a_table
 
 from vla.data.episodes import FOREVER, EpisodeTable
 from vla.delta import Delta
