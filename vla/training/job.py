@@ -3,10 +3,10 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import Field
+from pydantic import Field, model_validator
 
 import vla
 from vla import artifacts, assets, workspace
@@ -23,6 +23,15 @@ from vla.training.state_directory import Identity, StateDirectory
 from vla.transforms import TokenizerSource, TransformsConfig
 
 Count = Annotated[int, Field(gt=0)]
+
+
+class BestConfig(Config):
+    """Section `train.best`."""
+
+    metric: Literal["validation_loss", "validation_error"]
+    """The smaller, the better (vla/training/validation.py)."""
+    every: Count
+    """Optimizer steps between two validations that count; the last step's counts as well."""
 
 
 class TrainConfig(Config):
@@ -56,6 +65,17 @@ class TrainConfig(Config):
     """Whether GPUs must give equal bits for equal inputs, which costs speed; CPUs always do."""
     ema: Annotated[float, Field(ge=0, lt=1)]
     """Decay of the average of weights that the bundle gets; 0 keeps the last weights."""
+    best: BestConfig | None
+    """Whether the bundle gets the averaged weights of the best validation in place of the last ones."""
+
+    @model_validator(mode="after")
+    def _best_is_measured(self) -> Self:
+        if self.best is not None and self.best.metric == "validation_error" and not self.validation_actions:
+            raise ValueError(
+                "expected validation_actions above 0 with best.metric validation_error, found 0. Raise it, or choose "
+                "validation_loss"
+            )
+        return self
 
 
 class JobConfig(Config):

@@ -19,6 +19,7 @@ from vla.models import bundle
 from vla.models.policy import Batch
 from vla.tracking.journal import Journal
 from vla.training import checkpoint
+from vla.training.best import Best
 from vla.training.compilation import compiled
 from vla.training.determinism import deterministic
 from vla.training.distributed import Context, without_sync
@@ -70,6 +71,7 @@ class Worker:
     """The policy as wrapped for this world size; its forward exchanges gradients."""
     feed: Feed
     validation: Validation
+    best: Best
     interval: Interval
     journal: Journal | None
     """Open in the writer only."""
@@ -84,11 +86,12 @@ class Worker:
         schedule = Schedule(cfg.train.optimizer, cfg.train.steps, parts.training.steps_per_epoch)
         micro_batch, ahead = cfg.execution.micro_batch, cfg.execution.prefetch
         feed = Feed(parts.training, context, micro_batch=micro_batch, ahead=ahead, steps=cfg.train.steps)
-        validation = Validation(parts.validation, parts.sampling, context, micro_batch)
+        validation = Validation(parts.validation, parts.sampling, context, micro_batch, cfg.train.precision)
         if cfg.execution.activation_checkpointing:
             recompute_blocks(policy)
         module = context.wrap(compiled(policy, context.device) if cfg.train.compile else policy)
-        return cls(job, context, parts, state, schedule, module, feed, validation, Interval(), None)
+        best = Best(cfg.train.best)
+        return cls(job, context, parts, state, schedule, module, feed, validation, best, Interval(), None)
 
     def resume(self) -> None:
         """Take over the newest checkpoint, the same on every rank."""
@@ -99,6 +102,7 @@ class Worker:
             found = checkpoint.load(checkpoint.path_of(folder, step))
             self.state.load(found)
             self.interval = Interval(**found.notes["interval"])
+            self.best.load(found.notes["best"])
         if self.context.is_writer:
             self.journal = Journal(self.job.state_directory.journal)
             self.journal.truncate_after(step)
@@ -126,9 +130,10 @@ class Worker:
                 speeds = {**self.interval.metrics(batch_size=cfg.batch_size), **self.loader()}
                 self.record(step, {**speeds, "lr": self.schedule.rate(step - 1), **self.state.loss_scale.metrics()})
                 self.interval = Interval()
-            if step % every.validate_every == 0 or last:
-                self.record(step, self.validate())
-            if step % every.checkpoint_every == 0 or last or taken.stop:
+            counts, is_best = self.best.is_due(step, last=last), False
+            if step % every.validate_every == 0 or last or counts:
+                is_best = self.validate(step, counts=counts)
+            if step % every.checkpoint_every == 0 or last or taken.stop or is_best:
                 self.save()
             if taken.stop and not last:
                 # For the process that started the workers: a request alone would not prove that a checkpoint exists.
@@ -182,9 +187,11 @@ class Worker:
         rate = self.feed.samples_per_s()
         return {} if rate is None else {"loader_samples_per_s": rate}
 
-    def validate(self) -> dict[str, float]:
-        """How the averaged weights do on the held-out samples."""
-        return self.validation.measure(self.state)
+    def validate(self, step: int, *, counts: bool) -> bool:
+        """Measure the averaged weights on the held-out samples; returns whether they are the best that count so far."""
+        found = self.validation.measure(self.state)
+        self.record(step, found)
+        return counts and self.best.offer(step, found)
 
     def record(self, step: int, metrics: dict[str, float]) -> None:
         """Add a row of metrics to the journal."""
@@ -201,13 +208,14 @@ class Worker:
                 self.job.state_directory.checkpoints,
                 step=self.state.step,
                 tensors=self.state.tensors(),
-                notes={"interval": asdict(self.interval), **self.state.notes()},
-                retention=checkpoint.Retention(newest=execution.keep_checkpoints, every=execution.keep_every),
+                notes={"interval": asdict(self.interval), "best": self.best.notes(), **self.state.notes()},
+                retention=checkpoint.Retention(execution.keep_checkpoints, execution.keep_every, self.best.step),
             )
 
     def finish(self) -> None:
-        """Write the bundle and mark the state as done."""
+        """Write the bundle, of the last weights or the best ones, and mark the state as done."""
         parts, directory = self.parts, self.job.state_directory
+        self.best.take(self.state, directory.checkpoints)
         digest = bundle.save(
             directory.bundle,
             weights=weights_for_bundle(self.state),
@@ -217,5 +225,6 @@ class Worker:
             passport=self.job.passport,
         )
         parameters = sum(value.numel() for value in self.state.parameters().values())
-        summary = {"steps": self.state.step, "parameters": parameters, "samples": len(parts.training.samples)}
-        artifacts.write_json(directory.done, {**summary, "bundle_digest": digest})
+        summary = {"steps": self.job.cfg.train.steps, "parameters": parameters, "samples": len(parts.training.samples)}
+        exported = {"exported_step": self.state.step, **self.best.summary()}
+        artifacts.write_json(directory.done, {**summary, **exported, "bundle_digest": digest})

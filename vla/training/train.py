@@ -34,6 +34,8 @@ from vla.training.state_directory import Identity, StateDirectory
 
 log = logging.getLogger(__name__)
 HEARTBEAT_S = 1.0
+CURVES = ("loss", "validation_loss", "validation_error")
+"""Metrics over the steps that the stage leaves as a table, and at its end, of the weights in the bundle, as numbers."""
 
 
 class Config(JobConfig):
@@ -233,26 +235,27 @@ def export(made: Job, tracker: Tracker, *, policy: Path, training: Path, metrics
         artifacts.write_json(partial / "params.json", flatten(made.passport["params"]))
         artifacts.write_json(partial / "run.json", tracker.record())
     with artifacts.new_file(loss) as partial, partial.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, ["step", "loss", "validation_loss"], lineterminator="\n")
+        writer = csv.DictWriter(stream, ["step", *CURVES], lineterminator="\n")
         writer.writeheader()
         writer.writerows(curve)
-    last = {name: value for row in rows for name, value in row.metrics.items()}
-    summary: dict[str, float] = {name: last[name] for name in ("loss", "validation_loss") if name in last}
+    result = directory.summary()
+    last = {name: value for row in rows if row.step <= result["exported_step"] for name, value in row.metrics.items()}
+    summary: dict[str, float] = {name: last[name] for name in CURVES if name in last}
     headroom = Headroom.of(rows)
     if headroom is not None:
         log.info("%s", headroom)
         summary |= {"loader_samples_per_s": headroom.delivered, "loader_headroom": headroom.ratio}
-    artifacts.write_json(metrics, {**directory.summary(), **summary, "seconds": rows[-1].seconds})
+    artifacts.write_json(metrics, {**result, **summary, "seconds": rows[-1].seconds})
     if tracker.run_id:
         reports.announce_run("train", tracker.run_id)
     directory.remove_finished_others()
 
 
 def _curve(rows: list[Row]) -> list[dict[str, Any]]:
-    """Per step that has one: training loss and validation loss."""
+    """Per step that has any: what the curves show."""
     points: dict[int, dict[str, Any]] = {}
     for row in rows:
-        kept = {name: row.metrics[name] for name in ("loss", "validation_loss") if name in row.metrics}
+        kept = {name: row.metrics[name] for name in CURVES if name in row.metrics}
         points.setdefault(row.step, {"step": row.step}).update(kept)
     return [point for point in points.values() if len(point) > 1]
 
