@@ -14,7 +14,7 @@ from splits import a_table
 
 from vla import artifacts
 from vla.data import norm_stats
-from vla.data.episodes import SCHEMA
+from vla.data.episodes import FOREVER, SCHEMA
 from vla.data.norm_stats import Counted, Counting
 from vla.delta import DeltaRange
 from vla.errors import ConfigError, DataError
@@ -99,6 +99,21 @@ def test_delta_actions_by_chunks_include_the_repeated_last_action(actions, horiz
     relative = chunks(actions, horizon)[..., 1] - episode.state_TS[:, None, 2]
     assert_statistics_of(found.actions, relative.ravel(), dims=1)
     assert_statistics_of(found.actions, chunks(actions, horizon)[..., 0].ravel(), dims=0)
+
+
+@pytest.mark.parametrize("memory_bytes", [0, 10**6])
+@pytest.mark.parametrize("chunked", [False, True])
+def test_steps_after_a_terminal_one_do_not_count(episodes, chunked, memory_bytes):
+    counting = Counting({"arrays": 1}, 4, chunks=chunked, delta=DELTA)
+    found = measure(episodes, counting, supervised=[2, FOREVER, 7], memory_bytes=memory_bytes)
+    first = episodes[0]
+    cut = make_episode(2, state_TS=first.state_TS[:2], actions_TA=first.actions_TA[:2])
+    expected = measure([cut, *episodes[1:]], counting)
+    for name in ("state", "actions", "recorded_actions"):
+        assert getattr(found, name).to_plain() == getattr(expected, name).to_plain()
+    kept = [(2, first), (5, episodes[1]), (7, episodes[2])]
+    assert_statistics_of(found.state, np.concatenate([episode.state_TS[:stop] for stop, episode in kept]))
+    assert_statistics_of(found.recorded_actions, np.concatenate([episode.actions_TA[:stop] for stop, episode in kept]))
 
 
 def test_a_delta_range_beyond_the_state_is_refused(episodes):

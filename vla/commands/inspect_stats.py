@@ -151,7 +151,7 @@ def _episodes(data: Sources, path: Path) -> tuple[EpisodeTable, str]:
         episode_id_E=rows["episode_id"].to_numpy(),
         uid_E=nothing_E,
         length_E=rows["length"].to_numpy(),
-        supervised_E=nothing_E + FOREVER,
+        supervised_E=rows["supervised"].fill_null(FOREVER).to_numpy(),
         sources=sources,
         source_E=np.array([sources.index(name) for name in names]),
         blocks=None,

@@ -1,9 +1,10 @@
 """Stage norm_stats: exact statistics of state and actions over the steps of the train split, no image decoded.
 
 What is counted is what training normalises: steps of a mixture in the shares that its sources are drawn in, and the
-differences of delta actions over all steps of all chunks. With `weighting: chunks` an action counts as often as it
-stands in a chunk, the repeated last one of an episode included, which is how openpi counts. The actions as recorded
-are measured besides, every step once: the scale by which policies are compared, whatever their normalisation.
+differences of delta actions over all steps of all chunks. An episode ends with its terminal step, after which nothing is
+supervised, so a recorder that runs on does not change the statistics. With `weighting: chunks` an action counts as often
+as it stands in a chunk, the repeated last one of an episode included, which is how openpi counts. The actions as
+recorded are measured besides, every step once: the scale by which policies are compared, whatever their normalisation.
 
 Columns that fit `norm_stats.memory_bytes` are read once and kept, larger ones are read twice; the numbers are equal.
 """
@@ -117,7 +118,7 @@ def run(cfg: Config, *, dataset: Path, episodes: Path, norm_stats: Path) -> None
         "dataset_digest": Manifest.read(dataset).digest,
         "episodes_digest": table.digest,
         "episodes": len(table),
-        "steps": int(table.length_E.sum()),
+        "steps": int(np.minimum(table.length_E, table.supervised_E).sum()),
         "state_names": list(data.schema.state_names),
         "action_names": list(data.schema.action_names),
         **said,
@@ -167,12 +168,13 @@ class Counted:
 
 
 def _read(data: Recordings, table: EpisodeTable) -> Iterator[_Episode]:
-    """The numeric columns of all episodes; raises DataError where a number is NaN or infinite."""
-    for episode_id, source in zip(table.episode_id_E.tolist(), table.source_E.tolist(), strict=True):
+    """The numeric columns of all episodes up to a terminal step; raises DataError where a number is NaN or infinite."""
+    rows = (table.episode_id_E.tolist(), table.source_E.tolist(), table.supervised_E.tolist())
+    for episode_id, source, stop in zip(*rows, strict=True):
         steps = data.steps(episode_id)
         _check_finite(steps.state_TS, "state", data.schema.state_names, episode_id)
         _check_finite(steps.actions_TA, "action", data.schema.action_names, episode_id)
-        yield _Episode(table.sources[source], steps.state_TS, steps.actions_TA)
+        yield _Episode(table.sources[source], steps.state_TS[:stop], steps.actions_TA[:stop])
 
 
 def _check_finite(values_TD: Float32[np.ndarray, "T D"], what: str, names: Sequence[str], episode_id: int) -> None:
