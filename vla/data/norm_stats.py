@@ -1,9 +1,9 @@
 """Stage norm_stats: exact statistics of state and actions over the steps of the train split, no image decoded.
 
 What is counted is what training normalises: steps of a mixture in the shares that its sources are drawn in, and the
-differences of delta actions over all steps of all chunks. An episode ends with its terminal step, after which nothing is
-supervised, so a recorder that runs on does not change the statistics. With `weighting: chunks` an action counts as often
-as it stands in a chunk, the repeated last one of an episode included, which is how openpi counts. The actions as
+differences of delta actions over all steps of all chunks. An episode ends with its terminal step, after which nothing
+is supervised, so a recorder that runs on does not change the statistics. With `weighting: chunks` an action counts as
+often as it stands in a chunk, the repeated last one of an episode included, which is how openpi counts. The actions as
 recorded are measured besides, every step once: the scale by which policies are compared, whatever their normalisation.
 
 Columns that fit `norm_stats.memory_bytes` are read once and kept, larger ones are read twice; the numbers are equal.
