@@ -150,6 +150,10 @@ class Policy(nn.Module, ABC, Generic[C]):
         yield ParameterGroup("matrices", {k: v for k, v in named.items() if v.ndim >= 2}, 1.0, weight_decay=True)
         yield ParameterGroup("vectors", {k: v for k, v in named.items() if v.ndim < 2}, 1.0, weight_decay=False)
 
+    def action_output(self) -> nn.Linear | None:
+        """The layer whose output is the velocity, with one row of weights per action dimension, where there is one."""
+        return None
+
     def checkpointed_blocks(self) -> Sequence[nn.Module]:
         """The blocks that activation checkpointing computes again in the backward pass; none unless overridden."""
         return ()

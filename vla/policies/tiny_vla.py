@@ -102,6 +102,9 @@ class TinyVLA(Policy[Context]):
         """The predicted d(noisy actions)/d(time)."""
         return self.expert(noisy_actions_QHA, time_QH, context.tokens_QND, context.mask)
 
+    def action_output(self) -> nn.Linear:
+        return self.expert.to_velocity
+
     def checkpointed_blocks(self) -> Sequence[nn.Module]:
         return (*self.blocks, *self.expert.blocks)
 

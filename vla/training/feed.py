@@ -38,6 +38,11 @@ class Feed:
         """The samples at some places of a step's whole batch, for a person."""
         return [name for place in places for name in self._order.names(step, place, place + 1)]
 
+    def uids(self, step: int) -> list[int]:
+        """Identities of the samples of a step's whole batch."""
+        uids: list[int] = self._order.samples.sample_uid(self._order.sample_indices(step)).tolist()
+        return uids
+
     def placed(self, values: Sequence[float]) -> list[float]:
         """A value for each of this rank's samples at their places in the whole batch, 0 at those of other ranks."""
         placed, begin = [0.0] * self._order.batch_size, self.slices[0][0]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from vla import artifacts, keyed
 from vla.models import bundle
-from vla.models.policy import Batch
+from vla.models.policy import Batch, FlowLoss
 from vla.tracking.journal import Journal
 from vla.training import checkpoint
 from vla.training.best import Best
@@ -32,7 +32,7 @@ from vla.training.optim import Schedule, clip_gradients, set_learning_rate
 from vla.training.parts import Parts
 from vla.training.precision import autocast, check_supported
 from vla.training.recompute import recompute_blocks
-from vla.training.self_checks import check_ranks_differ
+from vla.training.self_checks import SelfChecks, check_frozen_at_end
 from vla.training.state import TrainState, weights_for_bundle
 from vla.training.validation import Validation
 
@@ -114,10 +114,27 @@ class Worker:
         and a resume add in the same order.
         """
         batches = list(self.feed.batches(step))
-        check_ranks_differ(self.context, batches)
-        for _ in range(2):
-            self._backward(step, batches)
+        checks = self._checked(step, batches)
+        shares = [self._backward(step, batches)[0] for _ in range(2)]
+        checks.frozen_weights_rest(self.state)
+        checks.first_loss_is_plausible(self.context.sum([shares[0].item()])[0], batches)
         self.state.policy.zero_grad(set_to_none=True)
+        if self.context.is_writer:
+            checks.write(self.job.state_directory.self_checks)
+
+    def _checked(self, step: int, batches: list[Batch]) -> SelfChecks:
+        """What can be checked without an exchange of gradients: a policy at fault would hang or confuse that."""
+        checks, config, device = SelfChecks(self.context), self.parts.bundle_config, self.context.device
+        checks.ranks_draw_differently(batches)
+        checks.shards_make_the_batch(batches, self.feed.uids(step))
+        checks.inputs_are_normalised(batches, {"actions": config.action_names, "state": config.state_names})
+
+        def forward(batch: Batch) -> FlowLoss:
+            with autocast(self.job.cfg.train.precision, device):
+                return self.state.policy(batch)
+
+        checks.policy_learns_what_counts(self.state.policy, batches[0].to(device), forward)
+        return checks
 
     def run(self) -> Outcome:
         """Take steps until the last one, or until a rank was asked to stop."""
@@ -215,6 +232,7 @@ class Worker:
     def finish(self) -> None:
         """Write the bundle, of the last weights or the best ones, and mark the state as done."""
         parts, directory = self.parts, self.job.state_directory
+        check_frozen_at_end(self.state)
         self.best.take(self.state, directory.checkpoints)
         digest = bundle.save(
             directory.bundle,

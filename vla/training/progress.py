@@ -7,21 +7,22 @@ every launcher and the workers print nothing.
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from tqdm import tqdm
 
 from vla.periodic import repeated
 from vla.tracking.journal import Row, Tail
+from vla.training.self_checks import read_findings
+from vla.training.state_directory import StateDirectory
 
 log = logging.getLogger(__name__)
 POLL_S = 0.5
 
 
 @contextmanager
-def shown(journal: Path, *, total_steps: int) -> Iterator[None]:
-    """Show the rows that are added to `journal` while the block runs."""
-    progress = _Progress(journal, total_steps)
+def shown(directory: StateDirectory, *, total_steps: int) -> Iterator[None]:
+    """Show the self-checks and the rows that are added to the journal while the block runs."""
+    progress = _Progress(directory, total_steps)
     try:
         with repeated(progress.update, every_s=POLL_S, name="progress"):
             yield
@@ -32,14 +33,20 @@ def shown(journal: Path, *, total_steps: int) -> Iterator[None]:
 class _Progress:
     """The bar, and which rows were shown: a resume writes the rows after its checkpoint again."""
 
-    def __init__(self, journal: Path, total_steps: int) -> None:
-        self.tail = Tail(journal)
+    def __init__(self, directory: StateDirectory, total_steps: int) -> None:
+        self.checks = directory.self_checks
+        self.checks_made = self._checks_made()
+        self.tail = Tail(directory.journal)
         self.total_steps = total_steps
         self.shown = {(row.step, frozenset(row.metrics)) for row in self.tail.new_rows()}
         done = max((step for step, _ in self.shown), default=0)
         self.bar = tqdm(total=total_steps, initial=done, desc="train", unit="step", disable=None, leave=False)
 
     def update(self) -> None:
+        if self._checks_made() != self.checks_made:
+            self.checks_made = self._checks_made()
+            for finding in read_findings(self.checks):
+                log.log(logging.WARNING if finding.warning else logging.INFO, "%s", finding)
         for row in self.tail.new_rows():
             key = (row.step, frozenset(row.metrics))
             if key not in self.shown:
@@ -47,6 +54,10 @@ class _Progress:
                 self.bar.update(max(0, row.step - self.bar.n))
                 with tqdm.external_write_mode():
                     log.info("%s", line(row, total_steps=self.total_steps))
+
+    def _checks_made(self) -> int:
+        """When the self-checks were written; a resume writes them again."""
+        return self.checks.stat().st_mtime_ns if self.checks.is_file() else 0
 
 
 def line(row: Row, *, total_steps: int) -> str:

@@ -173,7 +173,7 @@ def _supervised(cfg: Config, made: Job, *, resume: bool) -> Iterator[Tracker]:
         with (
             _passing_on_signals(directory.stop),
             _heartbeat(directory.heartbeat),
-            progress.shown(directory.journal, total_steps=cfg.train.steps),
+            progress.shown(directory, total_steps=cfg.train.steps),
             _tracked(cfg, made) as tracker,
         ):
             yield tracker
@@ -232,6 +232,7 @@ def export(made: Job, tracker: Tracker, *, policy: Path, training: Path, metrics
     curve = _curve(rows)
     with artifacts.new_directory(training) as partial:
         shutil.copyfile(directory.journal, partial / "metrics.jsonl")
+        shutil.copyfile(directory.self_checks, partial / "self_checks.json")
         artifacts.write_json(partial / "params.json", flatten(made.passport["params"]))
         artifacts.write_json(partial / "run.json", tracker.record())
     with artifacts.new_file(loss) as partial, partial.open("w", newline="") as stream:
