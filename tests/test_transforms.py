@@ -1,10 +1,14 @@
 """Transforms: normalisation and back, tokens, resizing and shifting, each against hand-made or looped results."""
 
+import json
+
 import numpy as np
 import pytest
 from builders import make_statistics
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models
+from vocabularies import PAD, a_bpe, write_bpe
 
 from vla import transforms
 from vla.errors import ConfigError, DataError
@@ -72,6 +76,92 @@ def test_a_tokenizer_survives_a_json_round_trip_byte_for_byte():
     for text in ("open the drawer", "press the button, now", "shut the window"):
         for ours, theirs in zip(again(text), tokenize(text), strict=True):
             assert np.array_equal(ours, theirs)
+
+
+def test_another_tokenizer_is_used_as_it_is_and_pads_with_its_own_token(tmp_path):
+    tokenize = Tokenize.read(write_bpe(tmp_path / "tokenizer.json"), max_tokens=12)
+    for text in ("open the drawer", "Open the drawer"):
+        expected = a_bpe().encode(text).ids
+        assert expected[0] == 0  # <bos>
+        ids, is_pad = tokenize(text)
+        assert ids.dtype == np.int64
+        assert ids.tolist() == expected + [1] * (12 - len(expected))
+        assert is_pad.tolist() == [False] * len(expected) + [True] * (12 - len(expected))
+    assert not np.array_equal(tokenize("Open")[0], tokenize("open")[0])
+    assert tokenize.vocabulary == 270
+
+
+def test_a_tokenizer_that_cuts_and_pads_in_its_own_way_does_not(tmp_path):
+    tokenizer = a_bpe()
+    tokenizer.enable_truncation(3)
+    tokenizer.enable_padding(direction="left", pad_id=1, pad_token=PAD, length=50)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    expected = a_bpe().encode("open the drawer").ids
+    tokenize = Tokenize.read(tmp_path / "tokenizer.json", max_tokens=len(expected) + 1)
+    assert tokenize("open the drawer")[0].tolist() == [*expected, 1]
+    with pytest.raises(ConfigError, match=rf"at most {len(expected) + 1} tokens, found {2 * len(expected)}\. Raise"):
+        tokenize("open the drawer" * 2 + "open")
+
+
+def test_a_tokenizer_without_padding_needs_one_to_be_stated(tmp_path):
+    file = write_bpe(tmp_path / "tokenizer.json", special=("<s>", "<eos>"))
+    with pytest.raises(
+        ConfigError, match=r"a token for padding, found 0 among <s>, <eos>\. Set transforms\.tokenizer\.p"
+    ):
+        Tokenize.read(file, max_tokens=8)
+    with pytest.raises(
+        ConfigError, match=r"transforms\.tokenizer\.pad: expected a token of the tokenizer, found '</s>'"
+    ):
+        Tokenize.read(file, max_tokens=8, pad="</s>")
+    tokenize = Tokenize.read(file, max_tokens=8, pad="<eos>")
+    ids, is_pad = tokenize("open<eos>")
+    assert ids[-1] == 1
+    assert is_pad.tolist() == [False] * (8 - is_pad.sum()) + [True] * is_pad.sum()
+    assert ids[~is_pad][-1] == 1
+    again = Tokenize.from_json(tokenize.to_json(), max_tokens=8)
+    assert [values.tolist() for values in again("open<eos>")] == [ids.tolist(), is_pad.tolist()]
+
+
+def test_ids_may_have_gaps(tmp_path):
+    tokenizer = Tokenizer(models.WordLevel({"[PAD]": 9, "open": 4}, unk_token="[PAD]"))
+    tokenizer.add_special_tokens(["[PAD]"])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    tokenize = Tokenize.read(tmp_path / "tokenizer.json", max_tokens=2)
+    assert tokenize.vocabulary == 10
+    assert tokenize("open")[0].tolist() == [4, 9]
+
+
+def test_words_of_a_bundle_that_does_not_state_its_padding_are_padded_with_0():
+    tokenize = Tokenize.train(["open the drawer"], max_tokens=5)
+    plain = json.loads(tokenize.to_json())
+    assert plain.pop("padding") is not None
+    again = Tokenize.from_json(json.dumps(plain), max_tokens=5)
+    assert again("open")[0].tolist() == tokenize("open")[0].tolist()
+    assert again("open")[0][1:].tolist() == [0] * 4
+
+
+def test_a_file_that_is_no_tokenizer_is_named(tmp_path):
+    (tmp_path / "tokenizer.json").write_text('{"model_type": "gemma"}')
+    with pytest.raises(
+        DataError, match=r"tokenizer\.json: expected a tokenizer\.json of Hugging Face's.*Correct transforms"
+    ):
+        Tokenize.read(tmp_path / "tokenizer.json", max_tokens=4)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("wordz", r"test: tokenizer: expected words, or the source of a tokenizer\.json, found 'wordz'\."),
+        ({"source": "lab/words", "revison": "v3"}, r"test: tokenizer\.revison: .*Did you mean 'revision'"),
+        (
+            {"source": "../words", "revision": "v3"},
+            r"test: tokenizer: expected a source OWNER/NAME beside a revision, fo",
+        ),
+    ],
+)
+def test_a_wrong_choice_of_tokenizer_is_told_in_one_message(value, message):
+    with pytest.raises(ConfigError, match=message):
+        TransformsConfig.parse({**SETTINGS, "tokenizer": value}, where="test")
 
 
 # Images.
