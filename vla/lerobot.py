@@ -217,6 +217,18 @@ def described(root: Path) -> dict[str, Any]:
         return {}
 
 
+def fault_of(root: Path) -> str:
+    """What is wrong with the `info.json` of a folder that no format recognises; empty where it has none."""
+    path = root / INFO
+    if not path.is_file():
+        return ""
+    try:
+        version = read_info(path).get("codebase_version")
+    except DataError as unreadable:
+        return str(unreadable)
+    return f"{path}: expected the codebase_version of a supported format, found {version!r}."
+
+
 def version_of(root: Path) -> str:
     """The `codebase_version` of the folder's `info.json`, empty where there is none."""
     return str(described(root).get("codebase_version", ""))

@@ -227,6 +227,27 @@ def test_another_folder_is_refused_with_what_is_supported_and_what_lies_below(
     assert "\n  lerobot_v30     LeRobot v3.0 datasets" in said
 
 
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        ('{"codebase_version": "v1.6"}', "expected the codebase_version of a supported format, found 'v1.6'"),
+        ('{"fps": 10}', "expected the codebase_version of a supported format, found None"),
+        ('{"codebase_version": ', "expected JSON, found Expecting value"),
+        ("[]", "expected a mapping, found []"),
+    ],
+)
+def test_a_damaged_or_unsupported_description_is_named_with_the_versions_that_are_supported(
+    content: str, fault: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "meta").mkdir()
+    (tmp_path / "meta/info.json").write_text(content)
+    assert cli.main(["inspect", "dataset", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert f"{tmp_path}/meta/info.json: {fault}" in said
+    for version in ("v2.0", "v2.1", "v3.0"):
+        assert f"LeRobot {version} datasets" in said
+
+
 def test_a_folder_that_does_not_exist_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["inspect", "dataset", str(tmp_path / "nowhere")]) == 2
     assert "expected a dataset folder, found none" in capsys.readouterr().err

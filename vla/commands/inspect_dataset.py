@@ -23,6 +23,7 @@ from vla.data.sources import DataConfig, open_dataset
 from vla.errors import DataError
 from vla.folder import Folder
 from vla.formats import Annotates, Dataset, NamesTasks
+from vla.lerobot import fault_of
 from vla.terms import DatasetSchema
 
 WIDTH = 100
@@ -187,7 +188,8 @@ def _recognise(path: Path) -> str:
     hint = f" Did you mean {' or '.join(map(str, below[:3]))}?" if below else ""
     known = "\n".join(f"  {name:<16}{_first_line(module.__doc__)}" for name, module in formats.items())
     inside = _short(sorted(item.name for item in path.iterdir())) or "nothing"
-    raise DataError(f"{path}: expected a dataset of a supported format, found {inside}.{hint} Supported are:\n{known}")
+    fault = fault_of(path) or f"{path}: expected a dataset of a supported format, found {inside}.{hint}"
+    raise DataError(f"{fault} Supported are:\n{known}")
 
 
 def _first_line(text: Any) -> str:
