@@ -7,39 +7,13 @@ import subprocess
 
 import pytest
 import torch
-from projects import a_project, train_paths, write_params
+from projects import train_paths, write_params
 from safetensors.torch import load_file
 
 from vla.errors import ConfigError, DataError
 from vla.training import distributed, loop, train
-from vla.training.job import Job, JobConfig
+from vla.training.job import Job
 from vla.training.parts import Parts
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory):
-    return a_project(tmp_path_factory.mktemp("project"))
-
-
-@pytest.fixture
-def make_job(project, tmp_path):
-    """Makes jobs of the project with changed parameters, each with its own state."""
-
-    def make(name: str = "run", **changes) -> Job:
-        write_params(project, {key.replace("__", "."): value for key, value in changes.items()})
-        paths = train_paths(project)
-        inputs = {key: paths[key] for key in ("dataset", "episodes", "norm_stats")}
-        (tmp_path / name).mkdir(exist_ok=True)
-        return Job(
-            cfg=JobConfig.load(project / "params.yaml"),
-            **inputs,
-            state=tmp_path / name,
-            frames=tmp_path / "frames",
-            code="0",
-            passport={},
-        )
-
-    return make
 
 
 def trained(job: Job) -> dict[str, torch.Tensor]:

@@ -68,7 +68,7 @@ def recalling():
     state = TrainState.fresh(Recalling(samples.windows.spec).train(), TrainConfig.parse(params({})["train"], where=""))
     state.ema.values["weight"].fill_(2.0)
     orders = ValidationOrder(held, seed=0, num_times=2), ActionOrder(held, chunks, scale, seed=0, num_steps=1)
-    return state, Validation(*orders, distributed.single("cpu"), micro_batch=5, precision="float32")
+    return state, Validation(*orders, distributed.single("cpu"), micro_batch=5)
 
 
 def test_actions_are_sampled_with_the_averaged_weights_from_windows_as_at_an_episode_s_start(recalling):
@@ -169,7 +169,7 @@ def measure_as_rank(rank: int, job: dict, folder: str) -> None:
         group = dist.new_group(range(world))
         for micro_batch in (1, 3, 8) if rank < world else ():
             context = Context(rank, world, CPU, group)
-            values = Validation(parts.validation, parts.sampling, context, micro_batch, "float32").measure(state)
+            values = Validation(parts.validation, parts.sampling, context, micro_batch).measure(state)
             found[f"{world} x {micro_batch}"] = [values[name] for name in MEASURES]
     Path(folder, f"{rank}.json").write_text(json.dumps(found))
     dist.destroy_process_group()

@@ -86,7 +86,7 @@ class Worker:
         schedule = Schedule(cfg.train.optimizer, cfg.train.steps, parts.training.steps_per_epoch)
         micro_batch, ahead = cfg.execution.micro_batch, cfg.execution.prefetch
         feed = Feed(parts.training, context, micro_batch=micro_batch, ahead=ahead, steps=cfg.train.steps)
-        validation = Validation(parts.validation, parts.sampling, context, micro_batch, cfg.train.precision)
+        validation = Validation(parts.validation, parts.sampling, context, micro_batch)
         if cfg.execution.activation_checkpointing:
             recompute_blocks(policy)
         module = context.wrap(compiled(policy, context.device) if cfg.train.compile else policy)

@@ -2,7 +2,8 @@
 
 Two measures: the flow loss, smooth and cheap, and the error of the actions that the policy samples, which is what a
 robot gets. Every rank takes a part of the samples. Times and noise are fixed by what a sample is and the sums are in
-float64, so the result depends on no batch size, worker count or step, and no generator's state is read or changed.
+float64, so the result depends on no batch size, worker count or step, and no generator's state is read or changed. The
+arithmetic is float32 at any `train.precision`: the bundle's, so that trainings of different precision compare.
 """
 
 import math
@@ -20,7 +21,6 @@ from vla.data.held_out import ActionOrder, ValidationOrder
 from vla.errors import DataError
 from vla.models.policy import Observation, Policy
 from vla.training.distributed import Context
-from vla.training.precision import Precision, autocast
 from vla.training.state import TrainState, weights_for_bundle
 
 
@@ -34,7 +34,6 @@ class Validation:
     """For the error of sampled actions."""
     context: Context
     micro_batch: int
-    precision: Precision
 
     @torch.no_grad()
     def measure(self, state: TrainState) -> dict[str, float]:
@@ -63,8 +62,7 @@ class Validation:
         total = torch.zeros((), dtype=torch.float64, device=device)
         for first, last in self._own(len(order)):
             batch = order.batch(first, last).to(device)
-            with autocast(self.precision, device):
-                error_BPHA = functional_call(policy, dict(weights), (batch,)).error_BPHA
+            error_BPHA = functional_call(policy, dict(weights), (batch,)).error_BPHA
             total += (error_BPHA.double() * batch.weight_BPHA).sum()
         return self.context.sum([float(total)])[0] / order.weight_total
 
@@ -74,8 +72,7 @@ class Validation:
         absolute = weight = 0.0
         for first, last in self._own(len(order)):
             obs, noise_BHA = order.batch(first, last)
-            with autocast(self.precision, device):
-                chunks_BHA = functional_call(acting, own, (obs.to(device), noise_BHA.to(device)))
+            chunks_BHA = functional_call(acting, own, (obs.to(device), noise_BHA.to(device)))
             sums = order.errors(first, last, chunks_BHA.cpu().numpy())
             absolute, weight = absolute + float(sums.absolute_HA.sum()), weight + float(sums.weight_HA.sum())
         absolute, weight = self.context.sum([absolute, weight])
