@@ -54,6 +54,12 @@ class Context:
         dist.all_reduce(tensor, group=self.control)
         return [float(value) for value in tensor]
 
+    def largest(self, value: float) -> float:
+        """The largest of the ranks' values, on every rank."""
+        values = [0.0] * self.world_size
+        values[self.rank] = value
+        return max(self.sum(values))
+
     def from_writer(self, value: int) -> int:
         """The writer's value, on every rank."""
         return int(self.sum([value if self.is_writer else 0])[0])

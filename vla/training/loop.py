@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from vla import artifacts, keyed
 from vla.models import bundle
@@ -26,9 +27,10 @@ from vla.training.distributed import Context, without_sync
 from vla.training.divergence import not_finite
 from vla.training.feed import Feed
 from vla.training.job import Job
+from vla.training.machine import Machine
 from vla.training.meters import Interval, Step
-from vla.training.objective import sample_errors, weighted_error
-from vla.training.optim import Schedule, clip_gradients, set_learning_rate
+from vla.training.objective import TIME_BINS, Passed, errors_by_time, sample_errors, weighted_error
+from vla.training.optim import Schedule, clip_gradients, learning_rates, set_learning_rate
 from vla.training.parts import Parts
 from vla.training.precision import autocast, check_supported
 from vla.training.recompute import recompute_blocks
@@ -72,6 +74,7 @@ class Worker:
     feed: Feed
     validation: Validation
     best: Best
+    machine: Machine
     interval: Interval
     journal: Journal | None
     """Open in the writer only."""
@@ -91,7 +94,8 @@ class Worker:
             recompute_blocks(policy)
         module = context.wrap(compiled(policy, context.device) if cfg.train.compile else policy)
         best = Best(cfg.train.best)
-        return cls(job, context, parts, state, schedule, module, feed, validation, best, Interval(), None)
+        machine = Machine(context, cfg.train.precision)
+        return cls(job, context, parts, state, schedule, module, feed, validation, best, machine, Interval(), None)
 
     def resume(self) -> None:
         """Take over the newest checkpoint, the same on every rank."""
@@ -115,7 +119,7 @@ class Worker:
         """
         batches = list(self.feed.batches(step))
         checks = self._checked(step, batches)
-        shares = [self._backward(step, batches)[0] for _ in range(2)]
+        shares = [self._backward(step, batches).share for _ in range(2)]
         checks.frozen_weights_rest(self.state)
         checks.first_loss_is_plausible(self.context.sum([shares[0].item()])[0], batches)
         self.state.policy.zero_grad(set_to_none=True)
@@ -133,7 +137,9 @@ class Worker:
             with autocast(self.job.cfg.train.precision, device):
                 return self.state.policy(batch)
 
-        checks.policy_learns_what_counts(self.state.policy, batches[0].to(device), forward)
+        with FlopCounterMode(display=False) as counter:
+            checks.policy_learns_what_counts(self.state.policy, batches[0].to(device), forward)
+        self.machine.flops_per_sample = counter.get_total_flops() / len(batches[0].sample_uid_B)
         return checks
 
     def run(self) -> Outcome:
@@ -144,9 +150,7 @@ class Worker:
             self.interval.add(taken)
             step, last = self.state.step, self.state.step == cfg.steps
             if step % every.log_every == 0 or last:
-                speeds = {**self.interval.metrics(batch_size=cfg.batch_size), **self.loader()}
-                self.record(step, {**speeds, "lr": self.schedule.rate(step - 1), **self.state.loss_scale.metrics()})
-                self.interval = Interval()
+                self.log(step)
             counts, is_best = self.best.is_due(step, last=last), False
             if step % every.validate_every == 0 or last or counts:
                 is_best = self.validate(step, counts=counts)
@@ -161,15 +165,16 @@ class Worker:
     def take_step(self) -> Step:
         """One optimizer step."""
         state, context, started, waited = self.state, self.context, time.perf_counter(), self.feed.waited
-        share_of_loss, error_B = self._backward(state.step, self.feed.batches(state.step))
+        passed = self._backward(state.step, self.feed.batches(state.step))
         largest, scale = self.job.cfg.train.optimizer.clip_norm, state.loss_scale
         norm = clip_gradients(state.policy.parameters(), largest=largest, scale=scale.factor)
         # The step's one wait for the device. All ranks decide alike on what they find.
-        share, grad_norm = torch.stack([share_of_loss, norm.double()]).tolist()
+        figures = torch.cat([torch.stack([passed.share, norm.double()]), passed.by_time_2K.flatten()])
+        share, grad_norm, *by_time = figures.tolist()
         infinite = float(not math.isfinite(grad_norm))
-        loss, overflow, stop = context.sum([share, infinite, float(context.wants_stop())])
+        loss, overflow, stop, *by_time = context.sum([share, infinite, float(context.wants_stop()), *by_time])
         if not math.isfinite(loss) or (overflow and not scale.dynamic):
-            raise not_finite(context, self.feed, error_B, step=state.step, found=f"{loss} and {grad_norm}")
+            raise not_finite(context, self.feed, passed.error_B, step=state.step, found=f"{loss} and {grad_norm}")
         state.step += 1
         scale.follow(overflow=bool(overflow), step=state.step)
         if not overflow:
@@ -177,15 +182,14 @@ class Worker:
             state.optimizer.step()
             state.ema.update(state.parameters(), step=state.step)
         state.optimizer.zero_grad(set_to_none=True)
-        return Step(loss, grad_norm, self.feed.waited - waited, time.perf_counter() - started, bool(stop))
+        seconds = time.perf_counter() - started
+        return Step(loss, grad_norm, self.feed.waited - waited, seconds, bool(stop), by_time)
 
-    def _backward(self, step: int, batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
-        """Add up the gradients of one step's micro-batches, times the loss scale.
-
-        Returns this rank's share of the loss and the error of each of its samples, both still on the device.
-        """
+    def _backward(self, step: int, batches: Iterable[Batch]) -> Passed:
+        """Add up the gradients of one step's micro-batches, times the loss scale."""
         context, seed, precision = self.context, self.job.cfg.seed, self.job.cfg.train.precision
         share, errors = torch.zeros((), dtype=torch.float64, device=context.device), []
+        by_time = torch.zeros(2, TIME_BINS, dtype=torch.float64, device=context.device)
         for micro, on_cpu in enumerate(batches):
             batch = on_cpu.to(context.device)
             torch.manual_seed(int(keyed.words(seed, "dropout", step, micro, context.rank, count=1)[0] >> 1))
@@ -197,7 +201,16 @@ class Worker:
                 (error * (context.world_size * self.state.loss_scale.factor)).backward()
             share += error.detach()
             errors.append(sample_errors(loss, batch))
-        return share, torch.cat(errors)
+            by_time += errors_by_time(loss, batch)
+        return Passed(share, torch.cat(errors), by_time)
+
+    def log(self, step: int) -> None:
+        """Add what the steps since the last row were like to the journal; every rank calls it."""
+        found = self.interval.metrics(batch_size=self.job.cfg.train.batch_size)
+        machine = self.machine.metrics(samples_per_s=found["samples_per_s"])
+        rates = learning_rates(self.state.optimizer, self.schedule.rate(step - 1))
+        self.record(step, {**found, **self.loader(), **machine, **rates, **self.state.loss_scale.metrics()})
+        self.interval = Interval()
 
     def loader(self) -> dict[str, float]:
         """How fast batches are made, whether or not training waits for them."""

@@ -1,7 +1,10 @@
 """What a training measures of itself between two log lines."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from vla.training.objective import TIME_BINS
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +21,8 @@ class Step:
     """Spent on all of it."""
     stop: bool
     """Whether a rank was asked to stop; all ranks see the same."""
+    by_time: Sequence[float]
+    """Of the whole batch: weighted errors in each range of flow time, then the weights."""
 
 
 @dataclass(slots=True)
@@ -31,6 +36,7 @@ class Interval:
     grad_norm: float = 0.0
     data_seconds: float = 0.0
     seconds: float = 0.0
+    by_time: list[float] = field(default_factory=lambda: [0.0] * 2 * TIME_BINS)
 
     def add(self, step: Step) -> None:
         self.steps += 1
@@ -40,11 +46,20 @@ class Interval:
             self.grad_norm += step.grad_norm
         self.data_seconds += step.data_seconds
         self.seconds += step.seconds
+        self.by_time = [total + value for total, value in zip(self.by_time, step.by_time, strict=True)]
 
     def metrics(self, *, batch_size: int) -> dict[str, float]:
         return {
             "loss": self.loss / self.steps,
             **({"grad_norm": self.grad_norm / self.norms} if self.norms else {}),
             "samples_per_s": self.steps * batch_size / self.seconds,
+            "steps_per_s": self.steps / self.seconds,
             "data_wait": self.data_seconds / self.seconds,
+            **self._losses_by_time(),
         }
+
+    def _losses_by_time(self) -> dict[str, float]:
+        """Mean error in each range of flow time that had an action; their mean by weight is the mean of all."""
+        errors, weights = self.by_time[:TIME_BINS], self.by_time[TIME_BINS:]
+        means = enumerate(zip(errors, weights, strict=True))
+        return {f"loss_time/{number}": error / weight for number, (error, weight) in means if weight}

@@ -118,6 +118,12 @@ class Schedule:
         return self.cfg.final_lr + (self.cfg.lr - self.cfg.final_lr) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
+def learning_rates(optimizer: torch.optim.Optimizer, rate: float) -> dict[str, float]:
+    """`lr`, and `lr/<group>` for the groups whose ratio is not 1."""
+    groups = {group["name"]: group["lr_scale"] for group in optimizer.param_groups}
+    return {"lr": rate, **{f"lr/{name}": rate * scale for name, scale in groups.items() if scale != 1}}
+
+
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Give every group `rate` times its own ratio, so that ratios hold under any schedule."""
     for group in optimizer.param_groups:
