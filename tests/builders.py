@@ -14,7 +14,7 @@ from PIL import Image
 from vla.errors import DataError
 from vla.formats import EPISODES, Claims
 from vla.normalization import Statistics
-from vla.terms import DatasetSchema, Steps
+from vla.terms import DatasetSchema, Steps, Tasks
 
 FPS = 10.0
 
@@ -40,6 +40,7 @@ class ArrayEpisode:
     """`state` and `actions` -> their range by the dataset's own statistics."""
     supervised: int | None = None
     """Steps before a terminal one; None for all."""
+    tasks: Tasks | None = None
 
 
 class ArrayDataset:
@@ -99,6 +100,9 @@ class ArrayDataset:
 
     def recorded_ranges(self, episode_id: int) -> Mapping[str, Any]:
         return self._episodes[episode_id].recorded
+
+    def tasks(self, episode_id: int) -> Tasks | None:
+        return self._episodes[episode_id].tasks
 
     def uid_parts(self, episode_id: int) -> tuple[str, int]:
         return self.schema.name, episode_id

@@ -24,13 +24,13 @@ from vla.lerobot import Info
 from vla.lerobot_columns import DepthCode, grids, matrix
 from vla.lerobot_tasks import EpisodeList, text_of
 from vla.parquet import ParquetRows
-from vla.terms import DatasetSchema, Steps
+from vla.terms import DatasetSchema, Range, Steps, Tasks
 from vla.video import Videos
 
+TASK_INDEX = "task_index"
 REMEMBERED = 10_000
 """Episodes whose data file is remembered."""
 Steps_N = Int64[np.ndarray, "N"] | None
-Range = tuple[Float64[np.ndarray, "D"], Float64[np.ndarray, "D"]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +162,16 @@ class LeRobotDataset(ABC):
             starts_K = self._table_rows.group_starts(self._path(row, rows.path)) - rows.start
         inside_K = (starts_K > 0) & (starts_K < self._listed.lengths_E[row])
         return np.append(0, np.unique(starts_K[inside_K]))
+
+    def tasks(self, episode_id: int) -> Tasks | None:
+        """By the list of episodes, and by the column `task_index` where there is one."""
+        row = self._listed.row(episode_id)
+        listed, (_, path) = frozenset(self._listed.tasks(row)), self._located(row)
+        if not listed or TASK_INDEX not in self._table_rows.schema(path).names:
+            return None
+        table, _ = self._read(row, (TASK_INDEX,), 0, int(self._listed.lengths_E[row]))
+        numbers = table[TASK_INDEX].unique().to_pylist()
+        return Tasks(listed, frozenset(self._tasks.get(number, f"(number {number})") for number in numbers))
 
     def episode_files(self, episode_id: int) -> list[Path]:
         """The data file, and the video files of the chosen views and depths."""

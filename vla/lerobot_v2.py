@@ -19,8 +19,9 @@ from vla.columns import Columns
 from vla.errors import DataError
 from vla.folder import Folder
 from vla.lerobot import INFO, Info
-from vla.lerobot_dataset import Clip, LeRobotDataset, Range, Rows
+from vla.lerobot_dataset import Clip, LeRobotDataset, Rows
 from vla.lerobot_tasks import EpisodeList
+from vla.terms import Range
 
 EPISODES, TASKS, STATS = "meta/episodes.jsonl", "meta/tasks.jsonl", "meta/episodes_stats.jsonl"
 

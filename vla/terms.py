@@ -97,6 +97,20 @@ class Steps:
         return len(self.timestamp_T)
 
 
+Range = tuple[Float64[np.ndarray, "D"], Float64[np.ndarray, "D"]]
+"""Smallest and largest value of each dimension."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tasks:
+    """The texts of an episode's tasks, said twice."""
+
+    listed: frozenset[str]
+    """By the metadata."""
+    in_rows: frozenset[str]
+    """By the episode's own rows."""
+
+
 @dataclass(frozen=True, slots=True)
 class Sensing:
     """One step of what a robot or an environment senses, in raw units; what a policy is served with."""

@@ -10,6 +10,7 @@ from inspections import findings, inspected
 
 from vla.data.inspection import ALL_CHECKS, EPISODE_CHECKS
 from vla.data.recording import View
+from vla.terms import Tasks
 
 
 class Counting(ArrayDataset):
@@ -122,6 +123,10 @@ EPISODE_FAULTS = {
         "expected action a0 within the recorded 0 to 1, found ",
     ),
     "instruction": (replace(SOUND, instruction="  "), "expected an instruction, found an empty text"),
+    "task_index": (
+        replace(SOUND, tasks=Tasks(listed=frozenset({"open"}), in_rows=frozenset({"open", "close"}))),
+        "expected rows of the task 'open' as listed, found 'close'",
+    ),
     "black_view": (
         replace(SOUND, images={**SOUND.images, "wrist": FRAMES // 200}),
         "view wrist: expected a picture, found black in all 6 frames",

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from builders import make_demonstration, write_dataset_folder
-from damages import Damage, Outcome, column, cut, edited, flipped, nan_in_row, validated
+from damages import Damage, Outcome, column, cut, edited, flipped, in_row, nan_in_row, validated
 from inspections import SETTINGS
 
 from tests.formats.files import decode, png, write_video
@@ -90,6 +90,16 @@ EPISODE_DAMAGES: dict[str, tuple[str, Damage, str]] = {
         "lerobot_v21",
         in_rows("action", nan_in_row(2, 1)),
         r"finite: step 2: expected a finite number for action action_1, found nan \(1 of 5 steps\)",
+    ),
+    "rows of another task": (
+        "lerobot_v21",
+        in_rows("task_index", in_row(3, 0)),
+        "task_index: expected rows of the task 'close the faucet' as listed, found 'open the drawer'",
+    ),
+    "rows of a task that does not exist": (
+        "lerobot_v21",
+        in_rows("task_index", in_row(3, 9)),
+        r"task_index: expected rows of the task 'close the faucet' as listed, found '\(number 9\)'",
     ),
     "a black camera": ("lerobot_v21", in_rows(FRONT, dark), "black_view: view front: .*black in all 5 frames"),
     "a black camera in a video": ("lerobot_v21 video", filmed(lambda frames: frames * 0), "black_view: view front: "),

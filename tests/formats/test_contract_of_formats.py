@@ -18,6 +18,7 @@ from vla.columns import Columns, Vector
 from vla.errors import DataError
 from vla.folder import Folder, Listed
 from vla.formats import EPISODES, Dataset
+from vla.terms import Tasks
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,12 @@ def test_recorded_ranges_are_those_of_the_numbers(written: Written, opened: Data
 def test_the_frames_of_an_own_video_file_are_counted(written: Written, opened: Dataset) -> None:
     for episode in written.episodes:
         assert {opened.frame_count(episode.number, view) for view in episode.images} <= {None, len(episode)}
+
+
+def test_rows_and_metadata_name_the_same_tasks(written: Written, opened: Dataset) -> None:
+    for episode in written.episodes:
+        said = opened.tasks(episode.number)
+        assert said in (None, Tasks(frozenset({episode.instruction}), frozenset({episode.instruction})))
 
 
 def test_totals_are_those_of_the_dataset(written: Written, opened: Dataset) -> None:

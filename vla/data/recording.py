@@ -12,8 +12,8 @@ import numpy as np
 from jaxtyping import Bool, Int64, UInt8
 
 from vla.errors import DataError
-from vla.formats import Range, Recordings, pieces
-from vla.terms import DatasetSchema, Steps
+from vla.formats import Recordings, pieces
+from vla.terms import DatasetSchema, Range, Steps, Tasks
 
 Looks = Literal["none", "ends", "all"]
 """Which frames of a view are decoded; `ends` means the first, the middle and the last of an episode."""
@@ -79,6 +79,8 @@ class Recording:
     """Why the numbers cannot be read; `steps` is empty then."""
     ranges: Mapping[str, Range] = field(default_factory=dict)
     """Range of `state` and `actions` by the dataset's own statistics, where it has them."""
+    tasks: Tasks | None = None
+    """What the metadata and the rows say that it is about, where both do."""
     views: Mapping[str, View] = field(default_factory=dict)
     """Empty when no frame was to be decoded, or when the numbers cannot be used anyway."""
     blocks_K: Int64[np.ndarray, "K"] | None = None
@@ -95,7 +97,8 @@ def read_recording(
     recording = Recording(schema, timestamp_tolerance, **{key: row[key] for key in keys}, steps=_no_steps(schema))
     episode_id = recording.episode_id
     try:
-        recording = replace(recording, steps=data.steps(episode_id), ranges=data.recorded_ranges(episode_id))
+        steps, ranges, tasks = data.steps(episode_id), data.recorded_ranges(episode_id), data.tasks(episode_id)
+        recording = replace(recording, steps=steps, ranges=ranges, tasks=tasks)
     except DataError as unreadable:
         return replace(recording, error=str(unreadable))
     if frames == "none" or len(recording.steps) != recording.length:

@@ -21,9 +21,9 @@ from vla.data.manifest import Manifest
 from vla.data.selection import Selected, Selection, select
 from vla.errors import DataError
 from vla.folder import Folder
-from vla.formats import Dataset, Range
+from vla.formats import Dataset
 from vla.paths import FileName
-from vla.terms import DatasetSchema, Steps
+from vla.terms import DatasetSchema, Range, Steps, Tasks
 
 MIXTURE = "mixture"
 """Folder of the further sources within the dataset's folder."""
@@ -162,6 +162,10 @@ class Sources:
     def recorded_ranges(self, episode_id: int) -> Mapping[str, Range]:
         source, own = self._find(episode_id)
         return source.dataset.recorded_ranges(own)
+
+    def tasks(self, episode_id: int) -> Tasks | None:
+        source, own = self._find(episode_id)
+        return source.dataset.tasks(own)
 
     def _find(self, episode_id: int) -> tuple[Source, int]:
         number, own = episode_id >> SHIFT, own_id(episode_id)

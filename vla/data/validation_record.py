@@ -22,7 +22,7 @@ from vla.data.split import held_out, held_out_by_name
 from vla.data.survey import UNKNOWN, Survey
 
 NOT_CHECKED = (
-    "whether an instruction describes what is seen, and whether the rows' task_index agrees with the list of episodes",
+    "whether an instruction describes what is seen",
     "changed bytes that an image or a video decodes without a complaint, as most do in JPEG",
     "columns that data.columns does not name",
     "cameras that stand still but for the noise of compression: only equal frames are found",

@@ -10,11 +10,11 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Float32, Float64, Int64, UInt8
+from jaxtyping import Float32, Int64, UInt8
 
 from vla.columns import Columns
 from vla.folder import Folder
-from vla.terms import DatasetSchema, Steps
+from vla.terms import DatasetSchema, Range, Steps, Tasks
 
 EPISODES = pa.schema(
     [
@@ -37,10 +37,6 @@ class Claims:
 
     episodes: int | None = None
     steps: int | None = None
-
-
-Range = tuple[Float64[np.ndarray, "D"], Float64[np.ndarray, "D"]]
-"""Smallest and largest value of each dimension."""
 
 
 class Recordings(Protocol):
@@ -81,6 +77,10 @@ class Recordings(Protocol):
 
     def recorded_ranges(self, episode_id: int) -> Mapping[str, Range]:
         """The range of `state` and `actions` by the dataset's own statistics, where it has them for whole columns."""
+        ...
+
+    def tasks(self, episode_id: int) -> Tasks | None:
+        """What the metadata and the rows say that an episode is about; None where one of them says nothing."""
         ...
 
 

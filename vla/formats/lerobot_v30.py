@@ -17,11 +17,12 @@ from numpy.typing import DTypeLike
 from vla.columns import Columns
 from vla.errors import DataError
 from vla.folder import Folder
-from vla.formats import EPISODES, Claims, Range
+from vla.formats import EPISODES, Claims
 from vla.lerobot import INFO, Info, version_of
 from vla.lerobot_dataset import Clip, LeRobotDataset, Rows, Steps_N
 from vla.lerobot_tasks import EpisodeList
 from vla.parquet import read_table
+from vla.terms import Range
 
 VERSION = "v3."
 TASKS, EPISODE_TABLES = "meta/tasks.parquet", "meta/episodes"

@@ -17,13 +17,13 @@ from jaxtyping import Float32, Int64, UInt8
 from vla.columns import Columns, Vector, short_names
 from vla.errors import ConfigError, DataError
 from vla.folder import Folder
-from vla.formats import EPISODES, Claims, Range
+from vla.formats import EPISODES, Claims
 from vla.images import decode_images
 from vla.lerobot import INFO
 from vla.lerobot_columns import matrix
 from vla.parquet import ParquetRows
 from vla.stepwise import FIRST, Layout, find_episodes
-from vla.terms import DatasetSchema, Steps
+from vla.terms import DatasetSchema, Range, Steps
 
 ENDING = ".parquet"
 STATES, ACTIONS = ("state", "observation.state"), ("action", "actions")
@@ -143,6 +143,10 @@ class Stepwise:
         """The format has no statistics."""
         self._row(episode_id)
         return {}
+
+    def tasks(self, episode_id: int) -> None:
+        """The rows alone have instructions."""
+        self._row(episode_id)
 
     def metadata_files(self) -> list[Path]:
         """All files: where the episodes of one begin, and how they are numbered, is known from all before it."""

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Bool, Float32, Float64
 
-from vla.data.checks import Check, check
+from vla.data.checks import Check, check, some
 from vla.data.recording import Recording
-from vla.formats import Range
+from vla.terms import Range
 
 ROUNDING = 4
 """Units in the last place by which a float32 may differ from what was recorded of it."""
@@ -102,6 +102,14 @@ def timestamps(recording: Recording) -> Iterator[str]:
 def instruction(recording: Recording) -> Iterator[str]:
     if not recording.instruction.strip():
         yield "expected an instruction, found an empty text"
+
+
+@check(CHECKS, "the rows name tasks that the list of episodes has for their episode")
+def task_index(recording: Recording) -> Iterator[str]:
+    tasks = recording.tasks
+    if tasks and (others := sorted(tasks.in_rows - tasks.listed)):
+        listed = some([repr(text) for text in sorted(tasks.listed)])
+        yield f"expected rows of the task {listed} as listed, found {some([repr(text) for text in others])}"
 
 
 @check(CHECKS, "no episode goes on after a terminal step", level="warning")
