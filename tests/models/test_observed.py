@@ -110,6 +110,7 @@ def test_a_state_out_of_several_columns_is_given_by_all_of_them_or_by_its_own_va
     assert sensed(both, {**SEEN, "grip.pos": [9], "arm.pos": [1, 2, 3]})[1] == [2, 9]
     assert sensed(both, {**SEEN, "state": [2, 9]})[1] == [2, 9]
     assert refusal(both, {**SEEN, "arm.pos": [1, 2, 3]}).endswith("Add grip.pos.")
+    assert "here: state: expected 2 state values" in refusal(both, {**SEEN, PROPRIO: [2, 9]})
     assert "2 state values (lift, grip) or all 1 of grip.pos and 3 of arm.pos, found 1, 2. Give them all." in refusal(
         both, {**SEEN, "grip.pos": [9], "arm.pos": [1, 2]}
     )
