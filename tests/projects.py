@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ from PIL import Image
 
 from vla.data import norm_stats, validate
 from vla.data.manifest import Manifest
+from vla.data.sources import MIXTURE, reading_code
 from vla.sim.demonstrations import Demonstration, DemonstrationsConfig
 from vla.sim.write import write_dataset
+from vla.training.job import Job, JobConfig
 
 TASKS = {"drawer-open-v3": "open the drawer", "faucet-open-v3": "open the faucet"}
 LENGTHS = (9, 12, 7, 10, 8, 11)
@@ -96,9 +99,13 @@ def _png(frame: np.ndarray) -> bytes:
 
 
 def a_project(root: Path, changes: Mapping[str, Any] | None = None) -> Path:
-    """Make `root` a project whose stages before `train` have run; returns it."""
+    """Make `root` a project whose stages before `train` have run; returns it. Datasets of `data.mixture` are small."""
     data = root / "data"
     write_toy_dataset(data / "dataset")
+    for seed, name in enumerate((changes or {}).get("data.mixture", {}), start=1):
+        folder = data / "dataset" / MIXTURE / name
+        write_toy_dataset(folder, lengths=(5, 6), seed=seed)
+        replace(Manifest.read(folder), code=reading_code("lerobot_v30")).write(folder)
     write_params(root, changes or {})
     paths = {"dataset": data / "dataset", "episodes": data / "episodes.parquet"}
     cfg = validate.Config.load(root / "params.yaml")
@@ -126,6 +133,13 @@ def train_paths(root: Path, out: str = "out") -> dict[str, Path]:
         "metrics": made / "training.json",
         "loss": made / "loss.csv",
     }
+
+
+def a_job(root: Path, *, state: Path, frames: Path) -> Job:
+    """A training of the project's parameters as they are, in an existing folder for its state."""
+    inputs = {name: train_paths(root)[name] for name in ("dataset", "episodes", "norm_stats")}
+    cfg = JobConfig.load(root / "params.yaml")
+    return Job(cfg=cfg, **inputs, state=state, frames=frames, code="0", passport={})
 
 
 def train_flags(root: Path, out: str = "out") -> list[str]:

@@ -1,12 +1,13 @@
-"""Jobs of a toy project, to be run in this process."""
+"""A toy project and jobs of it, for tests of whole trainings."""
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from projects import a_project, train_paths, write_params
+from projects import a_job, a_project, write_params
 
-from vla.training.job import Job, JobConfig
+from vla.training.job import Job
 
 
 @pytest.fixture(scope="module")
@@ -16,13 +17,11 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def make_job(project: Path, tmp_path: Path) -> Callable[..., Job]:
-    """Makes jobs of the project with changed parameters (`train__steps=3`), each with its own state."""
+    """Makes jobs of the project with changed parameters, each with its own state."""
 
-    def make(name: str = "run", **changes: object) -> Job:
+    def make(name: str = "run", **changes: Any) -> Job:
         write_params(project, {key.replace("__", "."): value for key, value in changes.items()})
-        inputs = {key: train_paths(project)[key] for key in ("dataset", "episodes", "norm_stats")}
         (tmp_path / name).mkdir(exist_ok=True)
-        cfg = JobConfig.load(project / "params.yaml")
-        return Job(cfg=cfg, **inputs, state=tmp_path / name, frames=tmp_path / "frames", code="0", passport={})
+        return a_job(project, state=tmp_path / name, frames=tmp_path / "frames")
 
     return make

@@ -2,15 +2,13 @@
 
 import json
 import multiprocessing
-import os
 import signal
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-from projects import a_project, params, train_paths, write_params
+import workers
+from projects import a_job, a_project, params
 from safetensors.torch import load_file
 from splits import a_dataset, some_samples
 from torch import nn
@@ -18,12 +16,13 @@ from torch import nn
 from vla.action_errors import ActionScale
 from vla.data.frames import Frames
 from vla.data.held_out import ActionOrder, Chunks, HeldOut, ValidationOrder, held_out
+from vla.data.samples import read_all_steps
+from vla.data.sources import open_dataset
 from vla.errors import CheckpointError, ConfigError, DataError
 from vla.models.policy import Encoded, Policy
 from vla.training import checkpoint, distributed, loop
 from vla.training.best import Best
-from vla.training.distributed import Context
-from vla.training.job import BestConfig, Job, JobConfig, TrainConfig
+from vla.training.job import BestConfig, Job, TrainConfig
 from vla.training.parts import Parts
 from vla.training.state import TrainState
 from vla.training.validation import Validation
@@ -119,32 +118,6 @@ def test_a_measure_that_is_not_finite_stops_the_training(recalling):
         validation.measure(state)
 
 
-@pytest.fixture(scope="module")
-def project(tmp_path_factory):
-    return a_project(tmp_path_factory.mktemp("project"))
-
-
-@pytest.fixture
-def make_job(project, tmp_path):
-    """Makes jobs of the project with changed parameters, each with its own state."""
-
-    def make(name: str = "run", **changes) -> Job:
-        write_params(project, {key.replace("__", "."): value for key, value in changes.items()})
-        paths = train_paths(project)
-        inputs = {key: paths[key] for key in ("dataset", "episodes", "norm_stats")}
-        (tmp_path / name).mkdir(exist_ok=True)
-        return Job(
-            cfg=JobConfig.load(project / "params.yaml"),
-            **inputs,
-            state=tmp_path / name,
-            frames=tmp_path / "frames",
-            code="0",
-            passport={},
-        )
-
-    return make
-
-
 def trained(job: Job) -> dict[str, torch.Tensor]:
     """The weights in the bundle of a whole training."""
     assert loop.train(job, distributed.single("cpu")) == "done"
@@ -157,33 +130,17 @@ def measured(job: Job, metric: str) -> dict[int, float]:
     return {row["step"]: row["metrics"][metric] for row in rows if metric in row["metrics"]}
 
 
-def measure_as_rank(rank: int, job: dict, folder: str) -> None:
-    """One of three processes: measure the fresh policy in worlds of the first one, two and three of them."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=3)
-    parsed = Job.parse(job, where="job")
-    parts = Parts.build(parsed)
-    state = TrainState.fresh(parts.policy, parsed.cfg.train)
-    found = {}
-    for world in (1, 2, 3):
-        group = dist.new_group(range(world))
-        for micro_batch in (1, 3, 8) if rank < world else ():
-            context = Context(rank, world, CPU, group)
-            values = Validation(parts.validation, parts.sampling, context, micro_batch).measure(state)
-            found[f"{world} x {micro_batch}"] = [values[name] for name in MEASURES]
-    Path(folder, f"{rank}.json").write_text(json.dumps(found))
-    dist.destroy_process_group()
-
-
 def test_any_micro_batch_and_number_of_ranks_gives_the_same_measures(make_job, tmp_path):
     job = make_job(train__validation_samples=7, train__validation_actions=7)
     spawn = multiprocessing.get_context("spawn")
-    ranks = [spawn.Process(target=measure_as_rank, args=(rank, job.plain(), str(tmp_path))) for rank in range(3)]
+    first, *others = [(rank, job.plain(), str(tmp_path)) for rank in range(3)]
+    ranks = [spawn.Process(target=workers.validate_as_rank, args=arguments) for arguments in others]
     for process in ranks:
         process.start()
+    workers.validate_as_rank(*first)
     for process in ranks:
-        process.join(timeout=120)
-    assert [process.exitcode for process in ranks] == [0, 0, 0]
+        process.join(timeout=300)
+    assert [process.exitcode for process in ranks] == [0, 0]
     first, second, third = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(3))
     assert len(first) == 9
     for values in [*first.values(), *second.values(), *third.values()]:
@@ -276,28 +233,12 @@ def test_without_a_best_the_bundle_gets_the_last_weights(make_job):
     assert "best_metric" not in summary
 
 
-class Doomed(Context):
-    """A worker that is killed with -9 in the middle of its 24th step."""
-
-    steps = 0
-
-    def wants_stop(self) -> bool:
-        self.steps += 1
-        if self.steps == 24:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return super().wants_stop()
-
-
-def train_doomed(job: dict) -> None:
-    loop.train(Job.parse(job, where="job"), Doomed(0, 1, CPU, None))
-
-
 def test_the_best_weights_survive_a_kill_after_their_step(make_job):
     whole, killed = make_job("whole", **WORSE_IN_THE_END), make_job("killed", **WORSE_IN_THE_END)
     expected = trained(whole)
-    process = multiprocessing.get_context("spawn").Process(target=train_doomed, args=(killed.plain(),))
+    process = multiprocessing.get_context("spawn").Process(target=workers.train_until_killed, args=(killed.plain(),))
     process.start()
-    process.join(timeout=120)
+    process.join(timeout=300)
     assert process.exitcode == -signal.SIGKILL
     kept = checkpoint.steps(killed.state_directory.checkpoints)
     best = whole.state_directory.summary()["exported_step"]
@@ -321,3 +262,25 @@ def test_best_weights_that_are_damaged_are_an_error_that_says_what_to_do(make_jo
     with pytest.raises(CheckpointError, match=r"damaged\. It has the best weights \(train\.best\)\. Remove it"):
         loop.train(job, distributed.single("cpu"))
     assert len(expected) > 0
+
+
+def test_a_validation_dataset_of_its_own_is_measured_with_the_statistics_of_training(tmp_path):
+    mixed_in = {"format": "lerobot_v30", "columns": params({})["data"]["columns"], "weight": 1}
+    changes = {"data.weight": 3, "data.mixture": {"elsewhere": mixed_in}, "validate.held_out_source": "elsewhere"}
+    project = a_project(tmp_path, {**changes, "train.validation_actions": 20, "train.validation_samples": 20})
+    job = a_job(project, state=tmp_path / "state", frames=tmp_path / "frames")
+    parts = Parts.build(job)
+    held, scale = parts.validation.held, parts.sampling.scale
+    assert held.samples.table.sources == parts.sampling.held.samples.table.sources == ("elsewhere",)
+    assert parts.training.samples.table.sources == ("toy",)
+    assert len(held.sample_K) == len(parts.sampling) == 5 + 6
+    dataset = open_dataset(job.cfg.data, job.dataset)
+    trained_on = read_all_steps(parts.training.samples, dataset).actions_TA
+    measured_on = read_all_steps(held.samples, dataset).actions_TA
+    low, high = trained_on.min(0), trained_on.max(0)
+    np.testing.assert_allclose(scale.std_A, trained_on.std(0), rtol=1e-5)
+    first_HA = held.numbers.actions_BPHA[0, 0]
+    np.testing.assert_allclose(first_HA, 2 * (measured_on[:4] - low) / (high - low) - 1, rtol=1e-4, atol=1e-5)
+    job.state.mkdir()
+    trained(job)
+    assert all(measured(job, name) for name in MEASURES)

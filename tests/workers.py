@@ -1,0 +1,56 @@
+"""What tests run in processes of their own; it imports little, as every process imports it again."""
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from vla.training import loop
+from vla.training.distributed import Context
+from vla.training.job import Job
+from vla.training.parts import Parts
+from vla.training.state import TrainState
+from vla.training.validation import Validation
+
+CPU = torch.device("cpu")
+
+
+def validate_as_rank(rank: int, job: dict[str, Any], folder: str) -> None:
+    """One of three processes that measure a fresh policy in worlds of the first one, two and three of them.
+
+    Writes `<rank>.json`: "<ranks> x <micro-batch>" -> validation loss and error.
+    """
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=3)
+    parsed = Job.parse(job, where="job")
+    parts = Parts.build(parsed)
+    state = TrainState.fresh(parts.policy, parsed.cfg.train)
+    found = {}
+    for world in (1, 2, 3):
+        group = dist.new_group(range(world))
+        for micro_batch in (1, 3, 8) if rank < world else ():
+            context = Context(rank, world, CPU, group)
+            values = Validation(parts.validation, parts.sampling, context, micro_batch).measure(state)
+            found[f"{world} x {micro_batch}"] = [values["validation_loss"], values["validation_error"]]
+    Path(folder, f"{rank}.json").write_text(json.dumps(found))
+    dist.destroy_process_group()
+
+
+class Doomed(Context):
+    """A worker that is killed with -9 in the middle of its 24th step."""
+
+    steps = 0
+
+    def wants_stop(self) -> bool:
+        self.steps += 1
+        if self.steps == 24:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().wants_stop()
+
+
+def train_until_killed(job: dict[str, Any]) -> None:
+    loop.train(Job.parse(job, where="job"), Doomed(0, 1, CPU, None))
