@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +25,22 @@ def validate_as_rank(rank: int, job: dict[str, Any], folder: str) -> None:
 
     Writes `<rank>.json`: "<ranks> x <micro-batch>" -> validation loss and error.
     """
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=3)
     parsed = Job.parse(job, where="job")
     parts = Parts.build(parsed)
     state = TrainState.fresh(parts.policy, parsed.cfg.train)
     found = {}
-    for world in (1, 2, 3):
-        group = dist.new_group(range(world))
-        for micro_batch in (1, 3, 8) if rank < world else ():
-            context = Context(rank, world, CPU, group)
-            values = Validation(parts.validation, parts.sampling, context, micro_batch).measure(state)
-            found[f"{world} x {micro_batch}"] = [values["validation_loss"], values["validation_error"]]
+    place = {"init_method": f"file://{folder}/rendezvous", "rank": rank, "world_size": 3}
+    dist.init_process_group("gloo", **place, timeout=timedelta(seconds=300))
+    try:
+        for world in (1, 2, 3):
+            group = dist.new_group(range(world))
+            for micro_batch in (1, 3, 8) if rank < world else ():
+                context = Context(rank, world, CPU, group)
+                values = Validation(parts.validation, parts.sampling, context, micro_batch).measure(state)
+                found[f"{world} x {micro_batch}"] = [values["validation_loss"], values["validation_error"]]
+    finally:
+        dist.destroy_process_group()
     Path(folder, f"{rank}.json").write_text(json.dumps(found))
-    dist.destroy_process_group()
 
 
 class Doomed(Context):
