@@ -18,7 +18,10 @@ from vla.config import Config as Base
 class Config(Base):
     seed: int
 
-def run(cfg, *, answer: Path, other_name: Path):
+def add_arguments(parser):
+    parser.add_argument("--twice", action="store_true", help="for a person")
+
+def run(cfg, *, answer: Path, other_name: Path, twice: bool = False):
     reports.announce_run("probe", "run-7")
     what = other_name.name
     if what == "refuse":
@@ -30,7 +33,7 @@ def run(cfg, *, answer: Path, other_name: Path):
     if what == "defect":
         raise ZeroDivisionError("ours")
     answer.parent.mkdir(parents=True, exist_ok=True)
-    answer.write_text(str(cfg.seed))
+    answer.write_text(str(cfg.seed) * (2 if twice else 1))
 """
 
 
@@ -84,6 +87,15 @@ def test_a_flag_overrides_the_path_of_dvc_yaml(project):
     assert cli.main(["probe", "--answer", "elsewhere"]) == 0
     assert (project / "elsewhere").read_text() == "3"
     assert not (project / "outputs").exists()
+
+
+def test_a_stage_may_have_words_beside_its_paths_which_the_pipeline_does_not_say(project, capsys):
+    assert cli.main(["probe", "--twice"]) == 0
+    assert (project / "outputs/answer").read_text() == "33"
+    assert cli.artifacts_of("probe") == ["answer", "other_name"]
+    with pytest.raises(SystemExit):
+        cli.main(["probe", "--help"])
+    assert "for a person" in capsys.readouterr().out
 
 
 def test_without_dvc_yaml_every_path_must_be_given(project, capsys):

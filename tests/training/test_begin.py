@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 
+from vla import cli
 from vla.errors import CheckpointError
 from vla.tracking.sender import FILE_NAME, Sent
 from vla.training import begin
@@ -137,3 +138,10 @@ def test_a_silent_server_does_not_keep_a_training_from_being_overwritten(tmp_pat
     begin.overwrite(tmp_path, an_identity())
     assert not state.path.exists()
     assert "http://127.0.0.1:1 does not answer" in caplog.text
+
+
+def test_resume_and_overwrite_exclude_each_other(capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main(["train", "--resume", "--overwrite"])
+    assert end.value.code == 2
+    assert "--overwrite: not allowed with argument --resume" in capsys.readouterr().err
