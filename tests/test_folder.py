@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from vla.errors import DataError
-from vla.folder import Folder, Listed, matching
+from vla.folder import FileStamp, Folder, matching
 
 
 @pytest.fixture
@@ -22,27 +22,29 @@ def test_without_a_manifest_every_file_is_handed_out(root: Path) -> None:
     assert Folder(root).path("meta/info.json") == root / "meta/info.json"
 
 
-@pytest.mark.parametrize("listed", [Listed(3, 7), Listed(3, None)])
-def test_an_unchanged_file_is_handed_out(root: Path, listed: Listed) -> None:
+@pytest.mark.parametrize("listed", [FileStamp(3, 7), FileStamp(3, None)])
+def test_an_unchanged_file_is_handed_out(root: Path, listed: FileStamp) -> None:
     assert Folder(root, {"meta/info.json": listed}).path(Path("meta/info.json")) == root / "meta/info.json"
 
 
 @pytest.mark.parametrize(
     ("listed", "message"),
     [
-        ({"meta/info.json": Listed(4, 7)}, "expected 4 bytes as at download, found 3"),
-        ({"meta/info.json": Listed(3, 8)}, "expected the file as it was at download, found one written since"),
+        ({"meta/info.json": FileStamp(4, 7)}, "expected 4 bytes as at download, found 3"),
+        ({"meta/info.json": FileStamp(3, 8)}, "expected the file as it was at download, found one written since"),
         ({}, "expected a file that the manifest lists, found a new one"),
     ],
 )
-def test_a_changed_or_new_file_is_refused_with_what_to_run(root: Path, listed: dict[str, Listed], message: str) -> None:
+def test_a_changed_or_new_file_is_refused_with_what_to_run(
+    root: Path, listed: dict[str, FileStamp], message: str
+) -> None:
     with pytest.raises(DataError, match=rf"info\.json: {message}\. Run 'dvc repro -f -s download'"):
         Folder(root, listed).path("meta/info.json")
 
 
 def test_a_missing_file_is_refused_with_what_to_run(root: Path) -> None:
     with pytest.raises(DataError, match=r"nothing: expected a file, found none\. .*Run 'dvc repro -f -s download'"):
-        Folder(root, {"meta/nothing": Listed(3, 7)}).path("meta/nothing")
+        Folder(root, {"meta/nothing": FileStamp(3, 7)}).path("meta/nothing")
 
 
 def test_a_missing_file_of_a_folder_without_a_manifest_is_refused_with_what_may_be_wrong(root: Path) -> None:
@@ -54,14 +56,14 @@ def test_a_missing_file_of_a_folder_without_a_manifest_is_refused_with_what_may_
 
 
 def test_a_file_is_compared_once(root: Path) -> None:
-    folder = Folder(root, {"meta/info.json": Listed(3, 7)})
+    folder = Folder(root, {"meta/info.json": FileStamp(3, 7)})
     folder.path("meta/info.json")
     os.utime(root / "meta/info.json", ns=(5, 8))
     assert folder.path("meta/info.json") == root / "meta/info.json"
 
 
 def test_files_that_are_not_asked_for_are_not_looked_at(root: Path) -> None:
-    folder = Folder(root, {"meta/info.json": Listed(3, 7), "data/chunk-000/a.parquet": Listed(99, 99)})
+    folder = Folder(root, {"meta/info.json": FileStamp(3, 7), "data/chunk-000/a.parquet": FileStamp(99, 99)})
     folder.path("meta/info.json")
 
 
@@ -90,7 +92,7 @@ def test_linked_folders_are_listed_too(root: Path, tmp_path: Path) -> None:
 
 
 def test_with_a_manifest_the_listed_files_are_all_there_are(root: Path) -> None:
-    folder = Folder(root, {"data/chunk-001/b.parquet": Listed(3, 7), "data/gone.parquet": Listed(1, 1)})
+    folder = Folder(root, {"data/chunk-001/b.parquet": FileStamp(3, 7), "data/gone.parquet": FileStamp(1, 1)})
     assert folder.names("data", ".parquet") == ["data/chunk-001/b.parquet", "data/gone.parquet"]
     assert folder.has("data/gone.parquet")
     assert not folder.has("meta/info.json")

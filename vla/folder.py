@@ -17,7 +17,7 @@ MISPLACED = "If it is elsewhere or of another format, correct the section downlo
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class FileStamp:
     """What the manifest says about a file."""
 
     size: int
@@ -28,7 +28,7 @@ class Listed:
 class Folder:
     """The folder `root`; `listed` is None where no manifest exists yet, and then nothing is compared."""
 
-    def __init__(self, root: Path, listed: Mapping[str, Listed] | None = None) -> None:
+    def __init__(self, root: Path, listed: Mapping[str, FileStamp] | None = None) -> None:
         self.root, self.listed = root, listed
         self._seen: set[str] = set()
 

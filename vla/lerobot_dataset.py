@@ -34,7 +34,7 @@ Steps_N = Int64[np.ndarray, "N"] | None
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class Span:
     """Where the rows of an episode lie: [start, stop) of a file, relative to the root."""
 
     path: Path
@@ -64,7 +64,7 @@ class LeRobotDataset(ABC):
         self._folder, self._columns, self._info = folder, columns, info
         self._state, self._actions = Vector.parse(columns.state), Vector.parse(columns.actions)
         self._table_rows, self._videos = ParquetRows(), Videos()
-        self._places: dict[int, tuple[Rows, Path]] = {}
+        self._places: dict[int, tuple[Span, Path]] = {}
         self._widths = {column: len(info.names(column)) for column in (*self._state.columns, *self._actions.columns)}
         if columns.fps not in (None, info.fps):
             raise ConfigError(
@@ -98,7 +98,7 @@ class LeRobotDataset(ABC):
         """Task index -> text."""
 
     @abstractmethod
-    def _rows(self, row: int) -> Rows:
+    def _span(self, row: int) -> Span:
         """Where the rows of an episode are, given its row in the list of episodes."""
 
     @abstractmethod
@@ -158,8 +158,8 @@ class LeRobotDataset(ABC):
             times_K = self._videos.key_times(self._path(row, clip.path), where=f"Episode {episode_id}, {column}")
             starts_K = np.rint((times_K - clip.begin) * self._info.fps).astype(np.int64)
         else:
-            rows = self._rows(row)
-            starts_K = self._table_rows.group_starts(self._path(row, rows.path)) - rows.start
+            span = self._span(row)
+            starts_K = self._table_rows.group_starts(self._path(row, span.path)) - span.start
         inside_K = (starts_K > 0) & (starts_K < self._listed.lengths_E[row])
         return np.append(0, np.unique(starts_K[inside_K]))
 
@@ -176,7 +176,7 @@ class LeRobotDataset(ABC):
     def episode_files(self, episode_id: int) -> list[Path]:
         """The data file, and the video files of the chosen views and depths."""
         row = self._listed.row(episode_id)
-        return [self._rows(row).path, *(self._clip(row, column).path for column in self._video_columns)]
+        return [self._span(row).path, *(self._clip(row, column).path for column in self._video_columns)]
 
     def data_folders(self) -> tuple[str, ...]:
         """Data, and the videos of the chosen columns: those of other cameras lie beside them."""
@@ -215,7 +215,7 @@ class LeRobotDataset(ABC):
 
     def _texts_in_data(self, rows: list[int], column: str) -> dict[int, str]:
         """What a column of the data files says in the first rows of some episodes: row in the list -> text."""
-        here = {row: path for row in rows if self._folder.has(path := self._rows(row).path)}
+        here = {row: path for row in rows if self._folder.has(path := self._span(row).path)}
         if self._folder.listed is None:
             self._folder.paths(dict.fromkeys(path.as_posix() for path in here.values()))  # fetched together
         return {row: self._text_in_data(row, column) if row in here else "" for row in rows}
@@ -263,37 +263,37 @@ class LeRobotDataset(ABC):
 
     def _read(self, row: int, columns: tuple[str, ...], first: int, stop: int) -> tuple[pa.Table, str]:
         """Steps [first, stop) of an episode, and its file and number for messages."""
-        episode, (rows, path) = int(self._listed.ids_E[row]), self._located(row)
+        episode, (span, path) = int(self._listed.ids_E[row]), self._located(row)
         if stop <= first:
             raise DataError(f"{path}: episode {episode}: expected steps, found none. Leave out the episode.")
         try:
-            start = rows.start + first
-            table = self._table_rows.read(path, start, rows.start + stop, (*columns, "episode_index"))
+            start = span.start + first
+            table = self._table_rows.read(path, start, span.start + stop, (*columns, "episode_index"))
             count = self._table_rows.count(path)
         except DataError as error:
             raise DataError(f"Episode {episode}: {error}") from None
         where = f"{path}: episode {episode}"
-        if not rows.is_shared and count != rows.stop:
+        if not span.is_shared and count != span.stop:
             raise DataError(
-                f"{where}: expected {rows.stop} rows as {self._listed.where} says, found {count}. "
+                f"{where}: expected {span.stop} rows as {self._listed.where} says, found {count}. "
                 f"Download the dataset again."
             )
         numbers = table["episode_index"].to_numpy()
         if (numbers != episode).any():
             found = np.unique(numbers)[:5].tolist()
             raise DataError(
-                f"{where}: expected its rows at {start} to {rows.start + stop}, found rows of the episodes {found}: "
+                f"{where}: expected its rows at {start} to {span.start + stop}, found rows of the episodes {found}: "
                 f"the file is not the one that {self._listed.where} describes. Download the dataset again."
             )
         return table, where
 
-    def _located(self, row: int) -> tuple[Rows, Path]:
+    def _located(self, row: int) -> tuple[Span, Path]:
         """Where the rows of an episode are, and the checked path; remembered, as it costs as much as an image."""
         if row not in self._places:
             if len(self._places) == REMEMBERED:
                 self._places.clear()
-            rows = self._rows(row)
-            self._places[row] = rows, self._path(row, rows.path)
+            span = self._span(row)
+            self._places[row] = span, self._path(row, span.path)
         return self._places[row]
 
     def _path(self, row: int, path: Path) -> Path:

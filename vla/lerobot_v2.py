@@ -19,7 +19,7 @@ from vla.columns import Columns
 from vla.errors import DataError
 from vla.folder import Folder
 from vla.lerobot import INFO, Info
-from vla.lerobot_dataset import Clip, LeRobotDataset, Rows
+from vla.lerobot_dataset import Clip, LeRobotDataset, Span
 from vla.lerobot_tasks import EpisodeList
 from vla.terms import Range
 
@@ -73,9 +73,9 @@ class EpisodeFiles(LeRobotDataset):
         self._listed.row(episode_id)
         return self._ranges(self._stats.get(episode_id, {}), where=f"{self._folder.root / STATS}: episode {episode_id}")
 
-    def _rows(self, row: int) -> Rows:
+    def _span(self, row: int) -> Span:
         path = self._place(self._info.data_path, row, self._data_files)
-        return Rows(path, 0, int(self._listed.lengths_E[row]), is_shared=False)
+        return Span(path, 0, int(self._listed.lengths_E[row]), is_shared=False)
 
     def _clip(self, row: int, column: str) -> Clip:
         if self._info.video_path is None:

@@ -134,6 +134,16 @@ class Tokenize:
             )
         return np.array(encoded.ids, dtype=np.int64), np.array(encoded.attention_mask) == 0
 
+    def unknown_words(self, instructions: Sequence[str]) -> list[str]:
+        """What the tokenizer takes for unknown in the instructions, each once, in order; none where it knows bytes."""
+        unknown = self._tokenizer.token_to_id(getattr(self._tokenizer.model, "unk_token", None) or "")
+        found: dict[str, None] = {}
+        for text in sorted(set(instructions)):
+            encoded = self._tokenizer.encode(text)
+            places = zip(encoded.ids, encoded.offsets, strict=True)
+            found |= {text[begin:end]: None for number, (begin, end) in places if number == unknown}
+        return list(found)
+
 
 def _padding(tokenizer: Tokenizer, stated: str | None) -> tuple[int, str]:
     """Id and text of the token that pads: the stated one, the one the file pads with, or the one that is called so."""

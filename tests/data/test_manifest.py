@@ -8,7 +8,7 @@ import pytest
 
 from vla.data.manifest import FILE_NAME, Manifest
 from vla.errors import DataError
-from vla.folder import Listed
+from vla.folder import FileStamp
 
 
 @pytest.fixture
@@ -69,8 +69,8 @@ def test_what_was_left_out_is_no_part_of_the_identity(folder: Path) -> None:
 def test_a_manifest_tells_a_reader_what_to_compare(folder: Path) -> None:
     hashed, timed = describe(folder, in_place=False), describe(folder, in_place=True)
     modified = (folder / "data" / "a.bin").stat().st_mtime_ns
-    assert hashed.listed == {"data/a.bin": Listed(3, None)}
-    assert timed.listed == {"data/a.bin": Listed(3, modified)}
+    assert hashed.listed == {"data/a.bin": FileStamp(3, None)}
+    assert timed.listed == {"data/a.bin": FileStamp(3, modified)}
 
 
 def test_no_manifest_names_the_command_that_makes_it(tmp_path: Path) -> None:

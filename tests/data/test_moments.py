@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from vla.data import moments
-from vla.data.moments import Rows
+from vla.data.moments import WeightedRows
 from vla.errors import DataError
 from vla.normalization import Statistics
 
@@ -21,7 +21,7 @@ def measure(values: np.ndarray, weights: np.ndarray | None = None, cuts: list[in
     counted = np.ones(len(values), dtype=np.int64) if weights is None else weights
     places = sorted(cut % len(values) for cut in cuts or [])
     parts = zip(np.split(values, places), np.split(counted, places), strict=True)
-    blocks = [("values", Rows(*part)) for part in parts]
+    blocks = [("values", WeightedRows(*part)) for part in parts]
     return moments.measure(lambda: blocks, {"values": values.shape[1]})["values"]
 
 
@@ -71,7 +71,8 @@ def test_more_rows_than_a_block_holds_give_numpys_quantiles_of_all_of_them(monke
 def test_quantities_are_kept_apart():
     one, two = np.zeros((3, 1), np.float32), np.ones((2, 2), np.float32)
     found = moments.measure(
-        lambda: [("one", Rows.once(one)), ("two", Rows.once(two, 5)), ("one", Rows.once(one))], {"one": 1, "two": 2}
+        lambda: [("one", WeightedRows.once(one)), ("two", WeightedRows.once(two, 5)), ("one", WeightedRows.once(one))],
+        {"one": 1, "two": 2},
     )
     assert (found["one"].count, found["one"].mean.tolist()) == (6, [0.0])
     assert (found["two"].count, found["two"].mean.tolist()) == (10, [1.0, 1.0])
@@ -89,7 +90,7 @@ def test_a_negative_zero_is_written_as_zero():
     assert not np.signbit([stats.min, stats.max, stats.q01, stats.q50, stats.q99, stats.mean]).any()
 
 
-@pytest.mark.parametrize("rows", [[], [("values", Rows.once(np.zeros((0, 2), np.float32)))]])
+@pytest.mark.parametrize("rows", [[], [("values", WeightedRows.once(np.zeros((0, 2), np.float32)))]])
 def test_no_rows_are_refused(rows):
     with pytest.raises(DataError, match="expected 1 to 2\\^53 rows of values, found 0"):
         moments.measure(lambda: rows, {"values": 2})

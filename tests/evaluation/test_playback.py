@@ -39,7 +39,7 @@ def play(bundle, dataset, *, side_by_side, seed=0):
     played = playback.play(
         bundle, dataset=dataset, table=the_table(), side_by_side=side_by_side, num_steps=2, seed=seed
     )
-    return {recording.episode_id: (recording, chunks) for recording, chunks in played}
+    return {episode.episode_id: (episode, chunks) for episode, chunks in played}
 
 
 def test_every_step_of_every_episode_gets_one_chunk(bundle, dataset):
@@ -63,15 +63,15 @@ def test_another_seed_gives_other_predictions(bundle, dataset):
 
 def test_an_episode_with_too_few_frames_is_refused(bundle, dataset):
     with pytest.raises(DataError, match="episode 7: expected 5 rows, found 3"):
-        playback.read_recording(bundle, dataset=dataset, table=the_table((5, 6, 1, 4)), row=0)
+        playback.read_episode(bundle, dataset=dataset, table=the_table((5, 6, 1, 4)), row=0)
 
 
 def test_the_errors_equal_a_plain_loop_over_all_real_targets(bundle, dataset):
     errors, mean = Errors(bundle), bundle.norm_stats.actions.mean
     squares, absolutes, reference, held = [], [], [], {}
-    for recording, chunks in play(bundle, dataset, side_by_side=2).values():
-        errors.add(recording, chunks)
-        actions = recording.steps.actions_TA
+    for episode, chunks in play(bundle, dataset, side_by_side=2).values():
+        errors.add(episode, chunks)
+        actions = episode.steps.actions_TA
         for t in range(len(actions)):
             for h in range(4):
                 if t + h < len(actions):
@@ -80,7 +80,7 @@ def test_the_errors_equal_a_plain_loop_over_all_real_targets(bundle, dataset):
                         squares.append(error**2)
                         absolutes.append(abs(error))
                         reference.append(abs(mean[a] - float(actions[t + h, a])))
-                        held.setdefault(recording.instruction, []).append(abs(error))
+                        held.setdefault(episode.instruction, []).append(abs(error))
     summary = errors.summary()
     assert summary["mse"] == pytest.approx(np.mean(squares), rel=1e-5)
     assert summary["mae"] == pytest.approx(np.mean(absolutes), rel=1e-5)
@@ -98,14 +98,12 @@ def test_the_errors_equal_a_plain_loop_over_all_real_targets(bundle, dataset):
 
 def test_no_error_is_counted_after_a_terminal_step(bundle, dataset):
     table = dataclasses.replace(the_table(), supervised_E=np.array([FOREVER, 2, 1, 4]))
-    (_, _), (recording, _), *_ = playback.play(
-        bundle, dataset=dataset, table=table, side_by_side=1, num_steps=2, seed=0
-    )
-    assert (recording.episode_id, recording.supervised) == (8, 2)
+    (_, _), (episode, _), *_ = playback.play(bundle, dataset=dataset, table=table, side_by_side=1, num_steps=2, seed=0)
+    assert (episode.episode_id, episode.supervised) == (8, 2)
     errors = Errors(bundle)
-    errors.add(recording, np.zeros((6, 4, 2), np.float32))
+    errors.add(episode, np.zeros((6, 4, 2), np.float32))
     # Of steps 0 and 1 alone: the second stands in the chunks of both.
-    right = recording.steps.actions_TA[[0, 1, 1]]
+    right = episode.steps.actions_TA[[0, 1, 1]]
     assert errors.summary()["mae"] == pytest.approx(np.abs(right).mean(), rel=1e-6)
     assert errors.summary()["per_task"]["press the button"]["steps"] == 2
 
@@ -115,8 +113,8 @@ def test_the_mean_action_and_the_scale_are_those_of_the_actions_as_recorded(bund
     stats = dataclasses.replace(bundle.norm_stats, recorded_actions=recorded)
     errors = Errors(dataclasses.replace(bundle, norm_stats=stats))
     played = list(play(bundle, dataset, side_by_side=4).values())
-    for recording, chunks in played:
-        errors.add(recording, np.zeros_like(chunks))
+    for episode, chunks in played:
+        errors.add(episode, np.zeros_like(chunks))
     # Each recorded action is the target of as many chunks as there are steps up to 3 before it.
     actions = np.concatenate(
         [np.repeat(r.steps.actions_TA, np.minimum(np.arange(len(r.steps)) + 1, 4), axis=0) for r, _ in played]
@@ -135,11 +133,11 @@ def test_delta_actions_without_statistics_of_the_recorded_ones_are_refused(bundl
 
 def test_a_perfect_prediction_has_no_error(bundle, dataset):
     errors = Errors(bundle)
-    for recording, chunks in play(bundle, dataset, side_by_side=4).values():
-        actions = recording.steps.actions_TA
+    for episode, chunks in play(bundle, dataset, side_by_side=4).values():
+        actions = episode.steps.actions_TA
         index = np.minimum(np.arange(len(actions))[:, None] + np.arange(4), len(actions) - 1)
         assert chunks.shape == actions[index].shape
-        errors.add(recording, actions[index])
+        errors.add(episode, actions[index])
     assert errors.summary()["mse"] == errors.summary()["error_ratio"] == 0
 
 

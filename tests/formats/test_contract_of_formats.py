@@ -16,7 +16,7 @@ from tests.formats.miniatures import MINIATURES, Episode, Miniature
 from vla import registry
 from vla.columns import Columns, Vector
 from vla.errors import DataError
-from vla.folder import Folder, Listed
+from vla.folder import FileStamp, Folder
 from vla.formats import EPISODES, Dataset
 from vla.terms import Tasks
 
@@ -195,12 +195,12 @@ def test_a_dataset_can_be_sent_to_another_process(written: Written, opened: Data
 
 
 def test_files_are_compared_with_the_manifest(written: Written) -> None:
-    listed = {path.as_posix(): Listed((written.root / path).stat().st_size, None) for path in written.files}
+    listed = {path.as_posix(): FileStamp((written.root / path).stat().st_size, None) for path in written.files}
     episode = written.episodes[0]
     dataset = written.open(Folder(written.root, listed))
     np.testing.assert_array_equal(dataset.steps(episode.number).state_TS, episode.state)
     data = dataset.episode_files(episode.number)[0]
-    listed[data.as_posix()] = Listed(1, None)
+    listed[data.as_posix()] = FileStamp(1, None)
     place = rf"pisode {episode.number}: .*" if written.miniature.has_metadata else ""
     with pytest.raises(DataError, match=rf"{place}{data.name}: expected 1 bytes as at download"):
         written.open(Folder(written.root, listed)).steps(episode.number)

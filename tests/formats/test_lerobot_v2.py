@@ -15,7 +15,7 @@ from tests.formats.files import change_info, spoil_row_group, write_lines, write
 from tests.formats.miniature_lerobot import COLUMNS, TASKS, write_lerobot_v2
 from vla.columns import Columns
 from vla.errors import ConfigError, DataError
-from vla.folder import Folder, Listed
+from vla.folder import FileStamp, Folder
 from vla.formats.lerobot_v21 import LeRobotV21, open_dataset, recognises, suggest_columns
 
 DATA = "data/chunk-000/episode_000001.parquet"
@@ -188,7 +188,7 @@ def test_videos_are_found_by_their_name_and_camera(videos: Path) -> None:
 def test_files_are_looked_for_in_the_manifest_where_there_is_one(root: Path) -> None:
     change_info(root, data_path="data/chunk-{episode_index:03d}/episode_{episode_index:06d}.parquet")
     listed = {"meta/info.json", "meta/tasks.jsonl", "meta/episodes.jsonl", DATA}
-    folder = Folder(root, {name: Listed((root / name).stat().st_size, None) for name in listed})
+    folder = Folder(root, {name: FileStamp((root / name).stat().st_size, None) for name in listed})
     dataset = open_dataset(folder, COLUMNS, name="test")
     assert len(dataset.steps(1)) == 5
     assert dataset.metadata_files() == [Path(name) for name in sorted(listed - {DATA})]

@@ -496,4 +496,4 @@ def test_twenty_thousand_episodes_open_without_their_data(tmp_path: Path) -> Non
         Path("data/chunk-001/file-023.parquet"),
         Path(f"videos/{camera}/chunk-001/file-023.mp4"),
     ]
-    assert dataset._rows(12_345).start == sum(100 + number % 7 for number in range(12_300, 12_345))
+    assert dataset._span(12_345).start == sum(100 + number % 7 for number in range(12_300, 12_345))

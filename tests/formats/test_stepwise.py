@@ -18,7 +18,7 @@ from tests.formats.miniature_stepwise import COLUMNS, table, write_steps, write_
 from vla import parquet
 from vla.columns import Columns
 from vla.errors import ConfigError, DataError
-from vla.folder import Folder, Listed
+from vla.folder import FileStamp, Folder
 from vla.formats import lerobot_v21
 from vla.formats.stepwise import Stepwise, open_dataset, recognises, suggest_columns
 
@@ -282,7 +282,7 @@ def test_a_folder_without_rows_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_file_that_the_manifest_lists_and_that_is_gone_is_an_error(root: Path) -> None:
-    listed = {name: Listed((root / name).stat().st_size, None) for name in (FILE, "part-00001.parquet")}
+    listed = {name: FileStamp((root / name).stat().st_size, None) for name in (FILE, "part-00001.parquet")}
     (root / "part-00001.parquet").unlink()
     with pytest.raises(DataError, match=r"part-00001\.parquet: expected a file, found none"):
         open_dataset(Folder(root, listed), COLUMNS, name="test")

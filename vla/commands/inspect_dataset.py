@@ -37,7 +37,7 @@ TOKENS = 8
 """`transforms.max_tokens` of the params.yaml that the project comes with, and what it is raised by."""
 SIMULATED = ("sawyer", ("move_x", "move_y", "move_z", "close_gripper"))
 """Robot and actions of `vla.sim.world`, which loads the simulator."""
-Rows = list[tuple[str, str]]
+Facts = list[tuple[str, str]]
 
 
 class Settings(Config):
@@ -55,7 +55,7 @@ def run(dataset: Path) -> str:
     return _recorded(dataset)
 
 
-def _downloaded(path: Path) -> Rows:
+def _downloaded(path: Path) -> Facts:
     """What the download stage left, as the parameters say that it is to be read."""
     manifest = Manifest.read(path)
     opened = open_dataset(Settings.load().data, path)
@@ -120,7 +120,7 @@ def count_tokens(instruction: str) -> int:
     return len(re.findall(r"\w+|[^\w\s]+", unicodedata.normalize("NFKC", instruction).lower()))
 
 
-def _contents(schema: DatasetSchema, episodes: pa.Table, *, rate_is_known: bool) -> Rows:
+def _contents(schema: DatasetSchema, episodes: pa.Table, *, rate_is_known: bool) -> Facts:
     """Episodes, what they show and what is done in them."""
     lengths_E = episodes["length"].to_numpy()
     steps = int(lengths_E.sum())
@@ -143,13 +143,13 @@ def _contents(schema: DatasetSchema, episodes: pa.Table, *, rate_is_known: bool)
     ]
 
 
-def _task_names(dataset: Dataset) -> Rows:
+def _task_names(dataset: Dataset) -> Facts:
     """What `data.select.tasks` may name."""
     names = Counter(dataset.task_names().values()) if isinstance(dataset, NamesTasks) else Counter()
     return [("tasks", f"{len(names)}: {_short(sorted(names))}")] if names else []
 
 
-def _annotations(dataset: Dataset) -> Rows:
+def _annotations(dataset: Dataset) -> Facts:
     """How many episodes are annotated and with which skills, the most frequent first."""
     if not isinstance(dataset, Annotates):
         return []
@@ -216,5 +216,5 @@ def in_units(count: float) -> str:
     return f"{count:.3g} {unit}"
 
 
-def _lines(rows: Rows) -> str:
-    return "\n".join(f"{name:<16}{value}" for name, value in rows)
+def _lines(facts: Facts) -> str:
+    return "\n".join(f"{name:<16}{value}" for name, value in facts)

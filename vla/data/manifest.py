@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from vla import artifacts
 from vla.errors import DataError
-from vla.folder import Listed
+from vla.folder import FileStamp
 
 FILE_NAME = "manifest.json"
 
@@ -76,9 +76,9 @@ class Manifest:
         return artifacts.digest_of_value([*identity, *further])
 
     @property
-    def listed(self) -> dict[str, Listed]:
+    def listed(self) -> dict[str, FileStamp]:
         """Path -> size and mtime, as a reader compares them."""
-        return {entry.path: Listed(entry.size, entry.mtime_ns) for entry in self.files}
+        return {entry.path: FileStamp(entry.size, entry.mtime_ns) for entry in self.files}
 
     def write(self, dataset: Path) -> None:
         values = {field.name: getattr(self, field.name) for field in fields(self)}

@@ -21,19 +21,19 @@ BLOCK_ROWS = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class WeightedRows:
     """Rows of one quantity, and as how many equal rows each counts."""
 
     values_ND: Float32[np.ndarray, "N D"]
     weight_N: Int64[np.ndarray, "N"]
 
     @classmethod
-    def once(cls, values_ND: Float32[np.ndarray, "N D"], weight: int = 1) -> "Rows":
+    def once(cls, values_ND: Float32[np.ndarray, "N D"], weight: int = 1) -> "WeightedRows":
         """Rows that all count equally."""
         return cls(values_ND, np.full(len(values_ND), weight, dtype=np.int64))
 
 
-Scan = Callable[[], Iterable[tuple[str, Rows]]]
+Scan = Callable[[], Iterable[tuple[str, WeightedRows]]]
 """Gives rows, each with the name of their quantity; every call gives equal rows in equal order."""
 
 
@@ -59,15 +59,15 @@ class _Block:
     weight_N: Float64[np.ndarray, "N"]
 
     @classmethod
-    def of(cls, parts: list[Rows]) -> "_Block":
+    def of(cls, parts: list[WeightedRows]) -> "_Block":
         values_ND = np.concatenate([rows.values_ND for rows in parts])
         weight_N = np.concatenate([rows.weight_N for rows in parts])
         return cls(np.ascontiguousarray(values_ND.T), weight_N.astype(np.float64))
 
 
-def _blocks(scanned: Iterable[tuple[str, Rows]]) -> Iterator[tuple[str, _Block]]:
+def _blocks(scanned: Iterable[tuple[str, WeightedRows]]) -> Iterator[tuple[str, _Block]]:
     """The same rows in blocks of BLOCK_ROWS or somewhat more, and what is left over."""
-    waiting: dict[str, list[Rows]] = {}
+    waiting: dict[str, list[WeightedRows]] = {}
     counts: Counter[str] = Counter()
     for name, rows in scanned:
         waiting.setdefault(name, []).append(rows)

@@ -22,7 +22,7 @@ from pydantic import BeforeValidator, ConfigDict, Field
 from vla import config
 from vla.data.episodes import EpisodeTable
 from vla.data.manifest import Manifest
-from vla.data.moments import QUANTILES, Rows, measure
+from vla.data.moments import QUANTILES, WeightedRows, measure
 from vla.data.reused_stats import StatsSource, from_path, taken_over
 from vla.data.sources import DataConfig, open_dataset
 from vla.data.weighting import chunk_counts, source_counts
@@ -153,7 +153,7 @@ class Counted:
         kept = list(_read(data, table)) if fits else None
         self._episodes = (lambda: _read(data, table)) if kept is None else (lambda: kept)
 
-    def scan(self) -> Iterator[tuple[str, Rows]]:
+    def scan(self) -> Iterator[tuple[str, WeightedRows]]:
         """All rows, each with its quantity."""
         for episode in self._episodes():
             yield from _rows(episode, self._counting, self.delta)
@@ -187,20 +187,20 @@ def _check_finite(values_TD: Float32[np.ndarray, "T D"], what: str, names: Seque
         )
 
 
-def _rows(episode: _Episode, counting: Counting, delta: Delta) -> Iterator[tuple[str, Rows]]:
+def _rows(episode: _Episode, counting: Counting, delta: Delta) -> Iterator[tuple[str, WeightedRows]]:
     """What an episode adds to each quantity."""
     state_TS, actions_TA, once = episode.state_TS, episode.actions_TA, counting.sources[episode.source]
     length, horizon = len(actions_TA), counting.horizon
-    yield "state", Rows.once(state_TS, once)
-    yield RECORDED, Rows.once(actions_TA)
+    yield "state", WeightedRows.once(state_TS, once)
+    yield RECORDED, WeightedRows.once(actions_TA)
     if not counting.plain:
         counts_T = chunk_counts(length, horizon) if counting.chunks else np.ones(length, dtype=np.int64)
-        yield ACTIONS, Rows(actions_TA, counts_T * once)
+        yield ACTIONS, WeightedRows(actions_TA, counts_T * once)
     for ahead in range(horizon if len(delta) else 0):
         # Chunks that reach past the end repeat the last action, or have no action there.
         starts = length if counting.chunks else max(length - ahead, 0)
         reached_N = np.minimum(np.arange(starts) + ahead, length - 1)
-        yield DELTA, Rows.once(delta.differences(actions_TA[reached_N], state_TS[:starts]), once)
+        yield DELTA, WeightedRows.once(delta.differences(actions_TA[reached_N], state_TS[:starts]), once)
 
 
 def _replaced(stats: Statistics, dims: Int64[np.ndarray, "K"], by: Statistics) -> Statistics:

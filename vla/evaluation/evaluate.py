@@ -29,7 +29,7 @@ from vla.errors import DataError
 from vla.evaluation import playback
 from vla.evaluation import report as reporting
 from vla.evaluation.metrics import error_ratio, total
-from vla.evaluation.playback import Recording
+from vla.evaluation.playback import PlayedEpisode
 from vla.execution import ExecutionConfig
 from vla.models import bundle as bundles
 from vla.models.bundle import Bundle
@@ -93,11 +93,11 @@ def run(
         _prediction_file(predictions) as writer,
         tqdm(total=len(table), desc="evaluating", unit="episode", disable=None) as bar,
     ):
-        for recording, chunks_THA in played:
-            errors.add(recording, chunks_THA)
-            writer.write_table(_prediction_rows(recording, chunks_THA[:, 0]))
-            if recording.row in wanted:
-                plotted.append(reporting.Trajectory.of(recording, chunks_THA[:, 0]))
+        for episode, chunks_THA in played:
+            errors.add(episode, chunks_THA)
+            writer.write_table(_prediction_rows(episode, chunks_THA[:, 0]))
+            if episode.row in wanted:
+                plotted.append(reporting.Trajectory.of(episode, chunks_THA[:, 0]))
             bar.update()
     result = {
         "bundle_digest": bundle.digest,
@@ -153,13 +153,13 @@ class Errors:
         self._model: dict[str, ErrorSums] = {}
         self._baseline: dict[str, ErrorSums] = {}
 
-    def add(self, recording: Recording, chunks_THA: Float32[np.ndarray, "T H A"]) -> None:
+    def add(self, episode: PlayedEpisode, chunks_THA: Float32[np.ndarray, "T H A"]) -> None:
         """Take in the predictions of one episode."""
         steps = np.arange(len(chunks_THA))
-        true_THA, weight_TH = recorded_chunks(recording.steps, steps, supervised=recording.supervised, spec=self._spec)
+        true_THA, weight_TH = recorded_chunks(episode.steps, steps, supervised=episode.supervised, spec=self._spec)
         model = ErrorSums.of(chunks_THA - true_THA, weight_TH)
         baseline = ErrorSums.of(self._mean_A - true_THA, weight_TH)
-        task = recording.instruction
+        task = episode.instruction
         self._model[task] = self._model[task] + model if task in self._model else model
         self._baseline[task] = self._baseline[task] + baseline if task in self._baseline else baseline
 
@@ -224,13 +224,13 @@ def _prediction_file(path: Path) -> Iterator[pq.ParquetWriter]:
         yield writer
 
 
-def _prediction_rows(recording: Recording, predicted_TA: Float32[np.ndarray, "T A"]) -> pa.Table:
-    count = len(recording.steps)
+def _prediction_rows(episode: PlayedEpisode, predicted_TA: Float32[np.ndarray, "T A"]) -> pa.Table:
+    count = len(episode.steps)
     columns = [
-        [recording.episode_id] * count,
+        [episode.episode_id] * count,
         range(count),
-        [recording.instruction] * count,
-        list(recording.steps.actions_TA),
+        [episode.instruction] * count,
+        list(episode.steps.actions_TA),
         list(predicted_TA),
     ]
     arrays = [pa.array(column, field.type) for column, field in zip(columns, PREDICTIONS, strict=True)]

@@ -22,7 +22,7 @@ from vla.transforms import resize
 
 
 @dataclass(frozen=True, slots=True)
-class Recording:
+class PlayedEpisode:
     """One recorded episode with its frames, resized to what the policy sees."""
 
     row: int
@@ -44,24 +44,24 @@ class Recording:
 
 def play(
     bundle: Bundle, *, dataset: Recordings, table: EpisodeTable, side_by_side: int, num_steps: int, seed: int
-) -> Iterator[tuple[Recording, Float32[np.ndarray, "T H A"]]]:
+) -> Iterator[tuple[PlayedEpisode, Float32[np.ndarray, "T H A"]]]:
     """Each episode of the table with the chunks predicted at its steps, in raw units."""
     for first in range(0, len(table), side_by_side):
         rows = range(first, min(first + side_by_side, len(table)))
-        group = [read_recording(bundle, dataset=dataset, table=table, row=row) for row in rows]
+        group = [read_episode(bundle, dataset=dataset, table=table, row=row) for row in rows]
         # Longest first: the episodes that still run are then always the first ones.
-        group.sort(key=lambda recording: len(recording.steps), reverse=True)
+        group.sort(key=lambda episode: len(episode.steps), reverse=True)
         yield from zip(group, predict_group(bundle, group, num_steps=num_steps, seed=seed), strict=True)
 
 
-def read_recording(bundle: Bundle, *, dataset: Recordings, table: EpisodeTable, row: int) -> Recording:
+def read_episode(bundle: Bundle, *, dataset: Recordings, table: EpisodeTable, row: int) -> PlayedEpisode:
     """Read one episode; raises DataError when it has not as many rows as the episode table says, or too few frames."""
     episode_id, length = int(table.episode_id_E[row]), int(table.length_E[row])
     steps = dataset.steps(episode_id)
     if len(steps) != length:
         raise DataError(f"episode {episode_id}: expected {length} rows, found {len(steps)}. Run 'dvc repro validate'.")
     images = {view: _frames(dataset, episode_id, view, length, bundle.spec.image_size) for view in bundle.spec.views}
-    return Recording(
+    return PlayedEpisode(
         row=row,
         episode_id=episode_id,
         uid=int(table.uid_E[row]),
@@ -81,23 +81,23 @@ def _frames(
 
 
 def predict_group(
-    bundle: Bundle, group: list[Recording], *, num_steps: int, seed: int
+    bundle: Bundle, group: list[PlayedEpisode], *, num_steps: int, seed: int
 ) -> list[Float32[np.ndarray, "T H A"]]:
     """The chunks predicted at every step of episodes sorted by falling length.
 
     The noise is keyed by episode and step, so a prediction does not depend on which episodes are played together.
     """
     shape = (bundle.spec.action_horizon, bundle.spec.action_dim)
-    chunks = [np.empty((len(recording.steps), *shape), np.float32) for recording in group]
+    chunks = [np.empty((len(episode.steps), *shape), np.float32) for episode in group]
     memory: Memory | None = None
     for step in range(len(group[0].steps)):
-        running = [recording for recording in group if step < len(recording.steps)]
+        running = [episode for episode in group if step < len(episode.steps)]
         if memory is not None:
             memory = {name: value[: len(running)] for name, value in memory.items()}
         predicted_BHA, memory = inference.predict(
             bundle,
-            [recording.sensing(step) for recording in running],
-            [recording.instruction for recording in running],
+            [episode.sensing(step) for episode in running],
+            [episode.instruction for episode in running],
             noise_BHA=np.stack([keyed.normal(seed, "evaluation", item.uid, step, shape=shape) for item in running]),
             memory=memory,
             num_steps=num_steps,

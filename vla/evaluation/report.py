@@ -12,7 +12,7 @@ from jaxtyping import Float32, Float64
 
 from vla import artifacts
 from vla.evaluation import plots
-from vla.evaluation.playback import Recording
+from vla.evaluation.playback import PlayedEpisode
 from vla.normalization import Statistics
 
 PLOTTED_TASKS = 30
@@ -39,11 +39,9 @@ class Trajectory:
     predicted_TA: Float32[np.ndarray, "T A"]
 
     @classmethod
-    def of(cls, recording: Recording, predicted_TA: Float32[np.ndarray, "T A"]) -> Self:
-        steps = recording.steps
-        return cls(
-            recording.episode_id, recording.instruction, steps.timestamp_T, steps.actions_TA, predicted_TA.copy()
-        )
+    def of(cls, episode: PlayedEpisode, predicted_TA: Float32[np.ndarray, "T A"]) -> Self:
+        steps = episode.steps
+        return cls(episode.episode_id, episode.instruction, steps.timestamp_T, steps.actions_TA, predicted_TA.copy())
 
 
 def write(

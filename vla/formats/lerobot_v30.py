@@ -19,7 +19,7 @@ from vla.errors import DataError
 from vla.folder import Folder
 from vla.formats import EPISODES, Claims
 from vla.lerobot import INFO, Info, version_of
-from vla.lerobot_dataset import Clip, LeRobotDataset, Rows, Steps_N
+from vla.lerobot_dataset import Clip, LeRobotDataset, Span, Steps_N
 from vla.lerobot_tasks import EpisodeList
 from vla.parquet import read_table
 from vla.terms import Range
@@ -120,11 +120,11 @@ class LeRobotV30(LeRobotDataset):
             )
         return dict(zip(tasks["task_index"].to_pylist(), tasks[column].to_pylist(), strict=True))
 
-    def _rows(self, row: int) -> Rows:
+    def _span(self, row: int) -> Span:
         chunk, file = (int(self._placed[f"data/{part}_index"][row]) for part in ("chunk", "file"))
         start = int(self._starts[row])
         path = self._info.file(self._info.data_path, chunk_index=chunk, file_index=file)
-        return Rows(path, start, start + int(self._listed.lengths_E[row]), is_shared=True)
+        return Span(path, start, start + int(self._listed.lengths_E[row]), is_shared=True)
 
     def _clip(self, row: int, column: str) -> Clip:
         if self._info.video_path is None:

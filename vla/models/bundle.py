@@ -130,27 +130,39 @@ def digest_of(path: Path) -> str:
 
 def load(path: Path, *, device: torch.device | str = "cpu") -> Bundle:
     """Load and verify a bundle; raises CheckpointError when anything is missing, damaged or does not fit."""
+    passport = verify(path)
+    config, tokenize, stats = read_processing(path)
+    module, policy_config = parse_policy(config.policy, where=f"{path / CONFIG}: policy")
+    spec = module.make_spec(policy_config, make_interface(config, tokenize))
+    policy, _ = module.build(policy_config, spec)
+    load_weights(policy, path / WEIGHTS)
+    processor = Processor.make(config.transforms, config.views, stats, tokenize)
+    digest = passport["bundle_digest"]
+    return Bundle(policy.to(device).eval(), spec, policy_config, processor, stats, config, passport, digest, path)
+
+
+def verify(path: Path) -> dict[str, Any]:
+    """Compare a bundle with the digest in its passport; returns the passport, raises CheckpointError."""
     for name in (WEIGHTS, CONFIG, TOKENIZER, PASSPORT):
         if not (path / name).is_file():
             raise CheckpointError(
                 f"{path}: expected a bundle with {name}, found none. Run 'dvc repro train', or give a bundle's folder."
             )
-    passport = artifacts.read_json(path / PASSPORT, made_by="dvc repro -f -s train")
+    passport: dict[str, Any] = artifacts.read_json(path / PASSPORT, made_by="dvc repro -f -s train")
     digest = digest_of(path)
     if passport.get("bundle_digest") != digest:
         raise CheckpointError(
             f"{path}: expected bundle digest {passport.get('bundle_digest')}, found {digest}: a file of the bundle was "
             f"changed or damaged. Restore it with 'dvc checkout --force', or run 'dvc repro -f -s train'."
         )
+    return passport
+
+
+def read_processing(path: Path) -> tuple[BundleConfig, Tokenize, NormStats]:
+    """What a verified bundle says beside its weights."""
     config = BundleConfig.parse(artifacts.read_json(path / CONFIG, made_by="dvc repro train"), where=str(path / CONFIG))
-    module, policy_config = parse_policy(config.policy, where=f"{path / CONFIG}: policy")
     tokenize = Tokenize.from_json((path / TOKENIZER).read_text(encoding="utf-8"), config.transforms.max_tokens)
-    stats = NormStats.read(path / "assets" / config.data_name / "norm_stats.json")
-    spec = module.make_spec(policy_config, make_interface(config, tokenize))
-    policy, _ = module.build(policy_config, spec)
-    load_weights(policy, path / WEIGHTS)
-    processor = Processor.make(config.transforms, config.views, stats, tokenize)
-    return Bundle(policy.to(device).eval(), spec, policy_config, processor, stats, config, passport, digest, path)
+    return config, tokenize, NormStats.read(path / "assets" / config.data_name / "norm_stats.json")
 
 
 def load_weights(policy: Policy[Any], path: Path) -> None:
