@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -12,11 +13,13 @@ import vla
 from vla import artifacts, assets, workspace
 from vla.assets import Asset
 from vla.config import Config
+from vla.data.episodes import EpisodeTable
 from vla.data.manifest import Manifest
-from vla.data.order import OrderName
+from vla.data.order import OrderName, steps_per_epoch
 from vla.data.sources import DataConfig
 from vla.errors import ConfigError, DataError
 from vla.execution import ExecutionConfig
+from vla.models import bundle
 from vla.training.optim import OptimizerConfig
 from vla.training.precision import Precision
 from vla.training.state_directory import Identity, StateDirectory
@@ -37,8 +40,13 @@ class BestConfig(Config):
 class TrainConfig(Config):
     """Section `train`."""
 
-    steps: Count
-    """Optimizer steps."""
+    steps: Count | None
+    """Optimizer steps; null where `epochs` says how long to train."""
+    epochs: Count | None
+    """Passes over the train split, of whole batches; null where `steps` says it."""
+    init_from: Path | None
+    """A bundle whose weights the training begins with (vla/training/fine_tuning.py); null for random ones. DVC does not
+    watch it: when it changes, run `dvc repro -f -s train`."""
     batch_size: Count
     """Samples per optimizer step, over all workers."""
     order: OrderName
@@ -67,6 +75,15 @@ class TrainConfig(Config):
     """Decay of the average of weights that the bundle gets; 0 keeps the last weights."""
     best: BestConfig | None
     """Whether the bundle gets the averaged weights of the best validation in place of the last ones."""
+
+    @model_validator(mode="after")
+    def _says_once_how_long(self) -> Self:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError(
+                f"expected a number for one of steps and epochs and null for the other, found {self.steps} and "
+                f"{self.epochs}. Correct them"
+            )
+        return self
 
     @model_validator(mode="after")
     def _best_is_measured(self) -> Self:
@@ -106,6 +123,15 @@ class Job(Config):
     def state_directory(self) -> StateDirectory:
         return StateDirectory(self.state)
 
+    @cached_property
+    def steps(self) -> int:
+        """Optimizer steps of the whole training."""
+        cfg = self.cfg.train
+        if cfg.epochs is None:
+            return cfg.steps or 0
+        samples = int(EpisodeTable.read(self.episodes, "train").length_E.sum())
+        return cfg.epochs * steps_per_epoch(samples, cfg.batch_size)
+
 
 def identify(cfg: JobConfig, *, dataset: Path, episodes: Path, norm_stats: Path, features: Path) -> Identity:
     """What decides this training's numbers."""
@@ -117,6 +143,8 @@ def identify(cfg: JobConfig, *, dataset: Path, episodes: Path, norm_stats: Path,
     }
     if isinstance(cfg.transforms.tokenizer, TokenizerSource):
         inputs["tokenizer"] = find_tokenizer(cfg.transforms.tokenizer).digest()
+    if cfg.train.init_from is not None:
+        inputs["init_from"] = bundle.verify(cfg.train.init_from)["bundle_digest"]
     return Identity(params=cfg.tracked(), inputs=inputs, code=training_code(cfg))
 
 

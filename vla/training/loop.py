@@ -86,9 +86,9 @@ class Worker:
         check_supported(cfg.train.precision, context.device)
         policy = parts.policy.to(context.device).train()
         state = TrainState.fresh(policy, cfg.train)
-        schedule = Schedule(cfg.train.optimizer, cfg.train.steps, parts.training.steps_per_epoch)
+        schedule = Schedule(cfg.train.optimizer, job.steps, parts.training.steps_per_epoch)
         micro_batch, ahead = cfg.execution.micro_batch, cfg.execution.prefetch
-        feed = Feed(parts.training, context, micro_batch=micro_batch, ahead=ahead, steps=cfg.train.steps)
+        feed = Feed(parts.training, context, micro_batch=micro_batch, ahead=ahead, steps=job.steps)
         validation = Validation(parts.validation, parts.sampling, context, micro_batch)
         if cfg.execution.activation_checkpointing:
             recompute_blocks(policy)
@@ -129,6 +129,7 @@ class Worker:
     def _checked(self, step: int, batches: list[Batch]) -> SelfChecks:
         """What can be checked without an exchange of gradients: a policy at fault would hang or confuse that."""
         checks, config, device = SelfChecks(self.context), self.parts.bundle_config, self.context.device
+        checks.findings += self.parts.findings
         checks.ranks_draw_differently(batches)
         checks.shards_make_the_batch(batches, self.feed.uids(step))
         checks.inputs_are_normalised(batches, {"actions": config.action_names, "state": config.state_names})
@@ -144,11 +145,11 @@ class Worker:
 
     def run(self) -> Outcome:
         """Take steps until the last one, or until a rank was asked to stop."""
-        cfg, every = self.job.cfg.train, self.job.cfg.execution
-        while self.state.step < cfg.steps:
+        steps, every = self.job.steps, self.job.cfg.execution
+        while self.state.step < steps:
             taken = self.take_step()
             self.interval.add(taken)
-            step, last = self.state.step, self.state.step == cfg.steps
+            step, last = self.state.step, self.state.step == steps
             if step % every.log_every == 0 or last:
                 self.log(step)
             counts, is_best = self.best.is_due(step, last=last), False
@@ -256,6 +257,6 @@ class Worker:
             passport=self.job.passport,
         )
         parameters = sum(value.numel() for value in self.state.parameters().values())
-        summary = {"steps": self.job.cfg.train.steps, "parameters": parameters, "samples": len(parts.training.samples)}
+        summary = {"steps": self.job.steps, "parameters": parameters, "samples": len(parts.training.samples)}
         exported = {"exported_step": self.state.step, **self.best.summary()}
         artifacts.write_json(directory.done, {**summary, **exported, "bundle_digest": digest})

@@ -28,7 +28,9 @@ from vla.models.bundle import BundleConfig
 from vla.models.policy import FrozenEncoder, Policy
 from vla.normalization import NormStats, Statistics
 from vla.terms import PolicySpec
+from vla.training.fine_tuning import Origin
 from vla.training.job import Job, find_tokenizer
+from vla.training.self_checks import Finding
 from vla.transforms import Processor, Tokenize, TokenizerSource
 
 
@@ -45,6 +47,8 @@ class Parts:
     validation: ValidationOrder
     sampling: ActionOrder | None
     """None where train.validation_actions is 0."""
+    findings: tuple[Finding, ...] = ()
+    """What a person should know before training."""
 
     @classmethod
     def build(cls, job: Job) -> Self:
@@ -54,7 +58,8 @@ class Parts:
         module, policy_config = bundle.parse_policy(cfg.policy, where="params.yaml: policy")
         stats = read_norm_stats(job.norm_stats, dataset, horizon=policy_config.action_horizon)
         table = EpisodeTable.read(job.episodes, "train")
-        tokenize = make_tokenize(job, table.instructions)
+        origin = origin_of(job)
+        tokenize = origin.tokenize if origin else make_tokenize(job, table.instructions)
         config = BundleConfig(
             data_name=cfg.data.name,
             fps=dataset.schema.fps,
@@ -67,7 +72,11 @@ class Parts:
             policy=cfg.policy,
         )
         spec = module.make_spec(policy_config, bundle.make_interface(config, tokenize))
+        if origin:
+            origin.check(config)
         policy = initial_policy(partial(module.build, policy_config, spec), seed=cfg.seed)
+        if origin:
+            origin.load_weights(policy)
         processor = Processor.make(cfg.transforms, config.views, stats, tokenize)
         train, validation = (
             Samples.make(split, spec, processor, supervise_padded=cfg.train.supervise_padded)
@@ -75,7 +84,14 @@ class Parts:
         )
         training = training_order(job, train, dataset)
         measured = validation_orders(job, validation, dataset, stats=stats, num_steps=policy_config.num_steps)
-        return cls(config, stats, tokenize, spec, policy, training, *measured)
+        findings = tuple(origin.findings(stats, table.instructions)) if origin else ()
+        return cls(config, stats, tokenize, spec, policy, training, *measured, findings)
+
+
+def origin_of(job: Job) -> Origin | None:
+    """The bundle that the training begins with, if it does."""
+    path = job.cfg.train.init_from
+    return None if path is None else Origin.read(path, digest=job.passport["inputs"]["init_from"])
 
 
 def make_tokenize(job: Job, instructions: Sequence[str]) -> Tokenize:

@@ -164,7 +164,7 @@ def _supervised(cfg: Config, made: Job, *, resume: bool) -> Iterator[Tracker]:
         step = _last_intact_step(directory)
         if not directory.done.is_file():
             if step:
-                log.info("resuming at step %d of %d", step, cfg.train.steps)
+                log.info("resuming at step %d of %d", step, made.steps)
             elif resume:
                 raise CheckpointError(
                     f"{directory.checkpoints}: expected an intact checkpoint to go on from, found damaged ones only, "
@@ -173,7 +173,7 @@ def _supervised(cfg: Config, made: Job, *, resume: bool) -> Iterator[Tracker]:
         with (
             _passing_on_signals(directory.stop),
             _heartbeat(directory.heartbeat),
-            progress.shown(directory, total_steps=cfg.train.steps),
+            progress.shown(directory, total_steps=made.steps),
             _tracked(cfg, made) as tracker,
         ):
             yield tracker
