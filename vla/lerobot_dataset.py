@@ -16,12 +16,13 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float32, Float64, Int64, UInt8
 
+from vla.arrays import grids, matrix
 from vla.columns import Columns, Vector
 from vla.errors import ConfigError, DataError
 from vla.folder import Folder
 from vla.images import decode_images
 from vla.lerobot import Info
-from vla.lerobot_columns import DepthCode, grids, matrix
+from vla.lerobot_depth import DepthCode
 from vla.lerobot_tasks import EpisodeList, text_of
 from vla.parquet import ParquetRows
 from vla.terms import DatasetSchema, Range, Steps, Tasks

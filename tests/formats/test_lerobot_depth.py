@@ -15,7 +15,7 @@ from vla.columns import Columns
 from vla.errors import DataError
 from vla.folder import Folder
 from vla.formats import Dataset, lerobot_v21, lerobot_v30
-from vla.lerobot_columns import DepthCode
+from vla.lerobot_depth import DepthCode
 from vla.sim.write import write_dataset
 
 SIM = COLUMNS.model_copy(update={"depth": {"front": "observation.depth.front"}})

@@ -21,7 +21,7 @@ from vla.errors import ConfigError, DataError
 from vla.folder import Folder
 from vla.formats import EPISODES, Annotation, Claims
 from vla.lerobot import Info, described, version_of
-from vla.lerobot_columns import DepthCode
+from vla.lerobot_depth import DepthCode
 from vla.lerobot_v2 import EpisodeFiles
 from vla.omnigibson import CAMERAS, instance_ids
 

@@ -14,13 +14,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float32, Int64, UInt8
 
+from vla.arrays import matrix
 from vla.columns import Columns, Vector, short_names
 from vla.errors import ConfigError, DataError
 from vla.folder import Folder
 from vla.formats import EPISODES, Claims
 from vla.images import decode_images
 from vla.lerobot import INFO
-from vla.lerobot_columns import matrix
 from vla.parquet import ParquetRows
 from vla.stepwise import FIRST, Layout, find_episodes
 from vla.terms import DatasetSchema, Range, Steps
