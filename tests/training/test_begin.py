@@ -5,6 +5,7 @@ import re
 import shutil
 
 import pytest
+from projects import train_flags, write_params
 
 from vla import cli
 from vla.errors import CheckpointError
@@ -145,3 +146,36 @@ def test_resume_and_overwrite_exclude_each_other(capsys):
         cli.main(["train", "--resume", "--overwrite"])
     assert end.value.code == 2
     assert "--overwrite: not allowed with argument --resume" in capsys.readouterr().err
+
+
+def test_the_command_resumes_overwrites_and_insists(project, monkeypatch, capsys, caplog):
+    monkeypatch.chdir(project)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    write_params(project, {"train.steps": 4})
+    command = ["train", *train_flags(project)]
+    assert cli.main([*command, "--resume"]) == 2
+    assert (
+        "There is none of other parameters either. To start from nothing, leave --resume out."
+        in capsys.readouterr().err
+    )
+    assert not (project / ".vla" / "state").exists()
+
+    assert cli.main(command) == 0
+    [state] = StateDirectory.all(project / ".vla" / "state")
+    state.done.unlink()
+    with caplog.at_level(logging.INFO):
+        assert cli.main([*command, "--resume", str(state.path)]) == 0
+    assert "resuming at step 4 of 4" in caplog.text
+
+    state.done.unlink()
+    for metadata in state.checkpoints.glob("*/metadata.json"):
+        metadata.write_text("{}")
+    assert cli.main([*command, "--resume"]) == 2
+    assert "found damaged ones only, which are set aside. To start from nothing" in capsys.readouterr().err
+    assert [item.suffix for item in state.checkpoints.iterdir()] == [".damaged", ".damaged"]
+
+    assert cli.main([*command, "--overwrite"]) == 0
+    assert {item.name for item in state.checkpoints.iterdir()} == {"00000003", "00000004"}
+    write_params(project, {"train.steps": 5})
+    assert cli.main([*command, "--resume", str(state.path)]) == 2
+    assert "train.steps: 5 here, 4 there" in capsys.readouterr().err
