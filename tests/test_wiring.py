@@ -33,6 +33,7 @@ PLUMBING = {
     "vla.reports": "tells who started the stage how it went",
     "vla.stages": "the list of stages",
     "vla.tracking": "shows and publishes results, makes none",
+    "vla.training.batch_digest": "says what a step was trained on",
     "vla.training.begin": "which state a training goes on from",
     "vla.training.launch": "starts the workers; the same loop runs in each",
     "vla.training.launch_ray": "starts the workers; the same loop runs in each",

@@ -28,6 +28,9 @@ class ExecutionConfig(Config):
     """Optimizer steps between two log lines."""
     checkpoint_every: Count
     validate_every: Count
+    record_batches: bool
+    """Whether every step adds `batch_digest` to the metrics: a number for all samples of its batch with their noise,
+    flow times and augmentation, equal on any number of workers, machine and day."""
     keep_checkpoints: Count
     """The newest ones, of which there is room for one more while it is written."""
     keep_every: Count | None

@@ -7,31 +7,37 @@ from typing import Self
 
 from vla.data.loader import TrainingOrder
 from vla.data.prefetch import Prefetch
+from vla.execution import ExecutionConfig
 from vla.models.policy import Batch
+from vla.training.batch_digest import MODULUS, digest
 from vla.training.distributed import Context
 
 
 class Feed:
     """The places of every step's batch that belong to one rank, in micro-batches."""
 
-    def __init__(self, order: TrainingOrder, context: Context, *, micro_batch: int, ahead: int, steps: int) -> None:
-        """`ahead`: micro-batches that are made before they are needed; `steps`: those of the whole training."""
-        size = order.batch_size // context.world_size
+    def __init__(self, order: TrainingOrder, context: Context, execution: ExecutionConfig, *, steps: int) -> None:
+        """`steps`: those of the whole training."""
+        size, micro_batch = order.batch_size // context.world_size, execution.micro_batch
         begin, end = context.rank * size, (context.rank + 1) * size
-        self._order, self._world_size = order, context.world_size
+        self._order, self._world_size, self._record = order, context.world_size, execution.record_batches
         self.slices = [(first, min(first + micro_batch, end)) for first in range(begin, end, micro_batch)]
         """Places of each micro-batch in its step's batch."""
-        self._prefetch = Prefetch(self._make, ahead=ahead, end=steps * len(self.slices))
+        self._prefetch = Prefetch(self._make, ahead=execution.prefetch, end=steps * len(self.slices))
         self._counted = (0, 0.0)
         self.waited = 0.0
         """Seconds that `batches` has waited for a batch."""
+        self.digest = 0
+        """Sum of the digests of what `batches` has brought of its step so far; 0 unless they are recorded."""
 
     def batches(self, step: int) -> Iterator[Batch]:
         """The micro-batches of a step, on the CPU; steps are best asked for in ascending order."""
+        self.digest = 0
         for micro in range(len(self.slices)):
             started = time.perf_counter()
-            batch = self._prefetch.get(step * len(self.slices) + micro)
+            batch, found = self._prefetch.get(step * len(self.slices) + micro)
             self.waited += time.perf_counter() - started
+            self.digest = (self.digest + found) % MODULUS
             yield batch
 
     def names(self, step: int, places: Iterable[int]) -> list[str]:
@@ -66,6 +72,9 @@ class Feed:
         self._prefetch.close()
         self._order.close()
 
-    def _make(self, number: int) -> Batch:
+    def _make(self, number: int) -> tuple[Batch, int]:
+        """A micro-batch and its digest, which costs training no time here."""
         step, micro = divmod(number, len(self.slices))
-        return self._order.batch(step, *self.slices[micro])
+        first, last = self.slices[micro]
+        batch = self._order.batch(step, first, last)
+        return batch, digest(batch, first=first) if self._record else 0

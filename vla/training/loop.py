@@ -19,7 +19,7 @@ from vla import artifacts, keyed
 from vla.models import bundle
 from vla.models.policy import Batch, FlowLoss
 from vla.tracking.journal import Journal
-from vla.training import checkpoint
+from vla.training import batch_digest, checkpoint
 from vla.training.best import Best
 from vla.training.compilation import compiled
 from vla.training.determinism import deterministic
@@ -87,9 +87,8 @@ class Worker:
         policy = parts.policy.to(context.device).train()
         state = TrainState.fresh(policy, cfg.train)
         schedule = Schedule(cfg.train.optimizer, job.steps, parts.training.steps_per_epoch)
-        micro_batch, ahead = cfg.execution.micro_batch, cfg.execution.prefetch
-        feed = Feed(parts.training, context, micro_batch=micro_batch, ahead=ahead, steps=job.steps)
-        validation = Validation(parts.validation, parts.sampling, context, micro_batch)
+        feed = Feed(parts.training, context, cfg.execution, steps=job.steps)
+        validation = Validation(parts.validation, parts.sampling, context, cfg.execution.micro_batch)
         if cfg.execution.activation_checkpointing:
             recompute_blocks(policy)
         module = context.wrap(compiled(policy, context.device) if cfg.train.compile else policy)
@@ -150,6 +149,8 @@ class Worker:
             taken = self.take_step()
             self.interval.add(taken)
             step, last = self.state.step, self.state.step == steps
+            if every.record_batches:
+                self.record(step, {"batch_digest": float(taken.batch_digest)})
             if step % every.log_every == 0 or last:
                 self.log(step)
             counts, is_best = self.best.is_due(step, last=last), False
@@ -173,7 +174,8 @@ class Worker:
         figures = torch.cat([torch.stack([passed.share, norm.double()]), passed.by_time_2K.flatten()])
         share, grad_norm, *by_time = figures.tolist()
         infinite = float(not math.isfinite(grad_norm))
-        loss, overflow, stop, *by_time = context.sum([share, infinite, float(context.wants_stop()), *by_time])
+        own = [share, infinite, float(context.wants_stop()), float(self.feed.digest), *by_time]
+        loss, overflow, stop, digest, *by_time = context.sum(own)
         if not math.isfinite(loss) or (overflow and not scale.dynamic):
             raise not_finite(context, self.feed, passed.error_B, step=state.step, found=f"{loss} and {grad_norm}")
         state.step += 1
@@ -184,7 +186,8 @@ class Worker:
             state.ema.update(state.parameters(), step=state.step)
         state.optimizer.zero_grad(set_to_none=True)
         seconds = time.perf_counter() - started
-        return Step(loss, grad_norm, self.feed.waited - waited, seconds, bool(stop), by_time)
+        waited = self.feed.waited - waited
+        return Step(loss, grad_norm, waited, seconds, bool(stop), by_time, int(digest) % batch_digest.MODULUS)
 
     def _backward(self, step: int, batches: Iterable[Batch]) -> Passed:
         """Add up the gradients of one step's micro-batches, times the loss scale."""

@@ -23,6 +23,8 @@ class Step:
     """Whether a rank was asked to stop; all ranks see the same."""
     by_time: Sequence[float]
     """Of the whole batch: weighted errors in each range of flow time, then the weights."""
+    batch_digest: int = 0
+    """Of the whole batch (vla/training/batch_digest.py); 0 unless execution.record_batches."""
 
 
 @dataclass(slots=True)
