@@ -27,6 +27,7 @@ from vla.lerobot_tasks import EpisodeList, text_of
 from vla.parquet import ParquetRows
 from vla.terms import DatasetSchema, Range, Steps, Tasks
 from vla.video import Videos
+from vla.video_backend import VideoBackend
 
 TASK_INDEX = "task_index"
 REMEMBERED = 10_000
@@ -61,10 +62,10 @@ class LeRobotDataset(ABC):
     _depth_code: DepthCode | None = None
     """How depth videos stand for metres; None where the dataset describes that itself."""
 
-    def __init__(self, folder: Folder, columns: Columns, info: Info, *, name: str) -> None:
+    def __init__(self, folder: Folder, columns: Columns, info: Info, *, name: str, video_backend: VideoBackend) -> None:
         self._folder, self._columns, self._info = folder, columns, info
         self._state, self._actions = Vector.parse(columns.state), Vector.parse(columns.actions)
-        self._table_rows, self._videos = ParquetRows(), Videos()
+        self._table_rows, self._videos = ParquetRows(), Videos(video_backend)
         self._places: dict[int, tuple[Span, Path]] = {}
         self._widths = {column: len(info.names(column)) for column in (*self._state.columns, *self._actions.columns)}
         if columns.fps not in (None, info.fps):

@@ -22,6 +22,7 @@ from vla.lerobot import INFO, Info
 from vla.lerobot_dataset import Clip, LeRobotDataset, Span
 from vla.lerobot_tasks import EpisodeList
 from vla.terms import Range
+from vla.video_backend import VideoBackend
 
 EPISODES, TASKS, STATS = "meta/episodes.jsonl", "meta/tasks.jsonl", "meta/episodes_stats.jsonl"
 
@@ -44,8 +45,11 @@ class Names:
 class EpisodeFiles(LeRobotDataset):
     """A dataset of version 2, but for what is particular to a minor version."""
 
-    def __init__(self, folder: Folder, columns: Columns, *, version: str, name: str) -> None:
-        super().__init__(folder, columns, Info.read(folder, version=version), name=name)
+    def __init__(
+        self, folder: Folder, columns: Columns, *, version: str, name: str, video_backend: VideoBackend
+    ) -> None:
+        info = Info.read(folder, version=version)
+        super().__init__(folder, columns, info, name=name, video_backend=video_backend)
         self._task_rows = list(read_lines(folder.path(TASKS), ("task_index", "task")))
         self._episodes = read_episodes(folder.path(EPISODES), self._texts)
         self._episodes.check_known(self._tasks, TASKS)

@@ -1,8 +1,9 @@
 """Frames out of video files, found by when they are shown: counting frames goes wrong as soon as one is missing.
 
-PyAV decodes (AV1, H.264, HEVC and whatever else FFmpeg knows); `Videos` is the place where another decoder would go.
+PyAV decodes (AV1, H.264, HEVC and whatever else FFmpeg knows), or for colours another backend (`vla.video_backend`).
 The last videos stay open where their reading ended, so whoever reads on decodes every frame once; whoever jumps pays
-for the frames since the key frame before, which can be hundreds.
+for the frames since the key frame before, which can be hundreds. Each thread has videos of its own, and no decoder
+crosses a fork, which is what crashes other loaders.
 """
 
 import os
@@ -13,11 +14,11 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from av import FFmpegError, VideoFrame
-from av.video.reformatter import VideoReformatter
+from av import FFmpegError
 from jaxtyping import Float32, Float64, UInt8, UInt16
 
 from vla.errors import DataError
+from vla.video_backend import VideoBackend, backend_versions, open_track
 from vla.video_track import DamagedVideoError, Track
 
 OPEN_VIDEOS = 8
@@ -34,14 +35,15 @@ class Videos:
     All errors are DataError and name the file and `where` (the episode, say), and a time where there is one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, backend: VideoBackend = "pyav") -> None:
+        backend_versions(backend)  # whatever is not installed is missed here rather than at the first frame
+        self._backend = backend
         self._tracks: OrderedDict[Path, Track] = OrderedDict()
         self._process = os.getpid()
         self._inherited: list[OrderedDict[Path, Track]] = []
-        self._reformatter = VideoReformatter()
 
     def __reduce__(self) -> tuple[type[Self], tuple[Any, ...]]:
-        return type(self), ()
+        return type(self), (self._backend,)
 
     def frames(
         self, path: Path, times_N: Float64[np.ndarray, "N"], *, fps: float, size: tuple[int, int], where: str
@@ -52,7 +54,7 @@ class Videos:
         DataError when there is none, or when a frame is damaged or not of `size` (rows, columns).
         """
         images = np.empty((len(times_N), *size, 3), dtype=np.uint8)
-        self._read(path, times_N, images, lambda frame: self._pixels(frame, "rgb24"), fps=fps, where=where)
+        self._read(path, times_N, images, lambda track, time: track.rgb(time, fps=fps), fps=fps, where=where)
         return images
 
     def depth(
@@ -70,8 +72,13 @@ class Videos:
         The levels are those of FFmpeg's `gray16le`: luma stretched to all 16 bits, so a 12-bit code q of a `gray12le`
         video arrives as 16 q + q // 256, which q = level >> 4 undoes.
         """
+
+        def metres(track: Track, time: float) -> Metres | None:
+            grey = track.grey(time, fps=fps)
+            return None if grey is None else decode(grey)
+
         depth = np.empty((len(times_N), *size), dtype=np.float32)
-        self._read(path, times_N, depth, lambda frame: decode(self._pixels(frame, "gray16le")), fps=fps, where=where)
+        self._read(path, times_N, depth, metres, fps=fps, where=where)
         return depth
 
     def key_times(self, path: Path, *, where: str) -> Float64[np.ndarray, "K"]:
@@ -89,7 +96,7 @@ class Videos:
         path: Path,
         times_N: Float64[np.ndarray, "N"],
         target: np.ndarray,
-        convert: Callable[[VideoFrame], np.ndarray],
+        look: Callable[[Track, float], np.ndarray | None],
         *,
         fps: float,
         where: str,
@@ -101,16 +108,16 @@ class Videos:
         size, missing = target.shape[1:3], []
         for start, end, time in zip([0, *ends_U], ends_U, wanted_U.tolist(), strict=False):
             with _explained(path, where, f"at {time:.4f} s"):
-                frame = self._track(path).nearest(time, fps=fps)
+                frame = look(self._track(path), time)
             if frame is None:
                 missing.append(time)
                 continue
-            if (frame.height, frame.width) != size:
+            if frame.shape[:2] != size:
                 raise DataError(
                     f"{where}: expected {size[0]} x {size[1]} pixels as declared, "
-                    f"found {frame.height} x {frame.width} in {path}. Repair the dataset."
+                    f"found {frame.shape[0]} x {frame.shape[1]} in {path}. Repair the dataset."
                 )
-            target[order_N[start:end]] = convert(frame)
+            target[order_N[start:end]] = frame
         if missing:
             raise DataError(
                 f"{where}: expected a frame every {1 / fps:.4f} s in {path}, found none at {missing[0]:.4f} s "
@@ -123,16 +130,11 @@ class Videos:
             self._inherited.append(self._tracks)
             self._tracks, self._process = OrderedDict(), os.getpid()
         if path not in self._tracks:
-            self._tracks[path] = Track(path)
+            self._tracks[path] = open_track(path, self._backend)
             while len(self._tracks) > 1 and not self._fits():
                 self._tracks.popitem(last=False)[1].close()
         self._tracks.move_to_end(path)
         return self._tracks[path]
-
-    def _pixels(self, frame: VideoFrame, pixel_format: str) -> np.ndarray:
-        # A frame's own conversion would set up FFmpeg's scaler for each frame, which takes longer than the conversion.
-        # Several threads would not survive a fork, and do not always give the same levels of grey.
-        return self._reformatter.reformat(frame, format=pixel_format, threads=1).to_ndarray()
 
     def _fits(self) -> bool:
         total = sum(track.nbytes for track in self._tracks.values())

@@ -1,4 +1,4 @@
-"""One open video file: where its decoder stands, and whether to decode on or to jump to a key frame.
+"""One open video file under PyAV: where its decoder stands, and whether to decode on or to jump to a key frame.
 
 One thread decodes: a second one delivers 20 to 30 % more frames of 640 x 480 AV1 for 20 % more CPU time, and fewer of
 anything smaller; parallel work belongs into parallel readers. Key frames and the number of frames are taken from the
@@ -12,8 +12,9 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Bool, Float64, Int64, UInt8, UInt16
 
 SAME = 0.25
 """A frame this close to the wanted time, in frames of the video, is it: its neighbours are not looked at."""
@@ -21,6 +22,10 @@ WORTHWHILE = 4
 """A jump empties the decoder, which costs about this many frames; it has to save more."""
 HELD_FRAMES = 24
 """Pictures that a decoder holds: up to 16 to refer to, and those under way."""
+
+Listed = tuple[Int64[np.ndarray, "F"], Bool[np.ndarray, "F"], Bool[np.ndarray, "F"]]
+"""Of each frame in the order of the file: its time in ticks, whether it is a key frame, and whether it is shown at all:
+what was cut off without encoding anew is still there."""
 
 
 class DamagedVideoError(Exception):
@@ -44,8 +49,9 @@ class Track:
         self._frame: av.VideoFrame | None = None
         self._frames: Iterator[av.VideoFrame] = iter(())
         self._ended = False
+        self._reformatter = VideoReformatter()
         self.decoded = 0
-        """The number of frames decoded so far."""
+        """The number of frames that PyAV has decoded so far."""
         self.nbytes = HELD_FRAMES * codec.width * codec.height * 3 + 100 * len(self._stream.index_entries)
         """An estimate of the memory held."""
 
@@ -54,8 +60,22 @@ class Track:
         self._forget()
         self._container.close()
 
-    def nearest(self, time: float, *, fps: float) -> av.VideoFrame | None:
+    def rgb(self, time: float, *, fps: float) -> UInt8[np.ndarray, "Y X 3"] | None:
         """The frame shown nearest to `time` (seconds); None where it is half a frame at `fps` away or more."""
+        return self._pixels(time, fps, "rgb24")
+
+    def grey(self, time: float, *, fps: float) -> UInt16[np.ndarray, "Y X"] | None:
+        """Levels of grey of the frame that `rgb` gives the colours of: FFmpeg's `gray16le`."""
+        return self._pixels(time, fps, "gray16le")
+
+    def _pixels(self, time: float, fps: float, pixel_format: str) -> np.ndarray | None:
+        frame = self._nearest(time, fps)
+        # A frame's own conversion would set up FFmpeg's scaler for each frame, which takes longer than the conversion.
+        # Several threads would not survive a fork, and do not always give the same levels of grey.
+        reformat = self._reformatter.reformat
+        return None if frame is None else reformat(frame, format=pixel_format, threads=1).to_ndarray()
+
+    def _nearest(self, time: float, fps: float) -> av.VideoFrame | None:
         slack = SAME / max(fps, float(self._stream.average_rate or 0))
         try:
             self._reach(time, slack)
@@ -75,7 +95,7 @@ class Track:
     def count(self) -> int:
         """Frames whose data are in the file."""
         if not self._is_indexed:
-            return len(self._packets[0])
+            return int(self._packets[2].sum())
         size = self._path.stat().st_size
         entries = self._stream.index_entries
         return sum(entry.pos + entry.size <= size for entry in entries if not entry.is_discard)
@@ -146,27 +166,37 @@ class Track:
 
     @cached_property
     def _key_stamps(self) -> Int64[np.ndarray, "K"]:
+        stamps_F, is_key_F, _ = self._listed
+        return np.sort(stamps_F[is_key_F])
+
+    @cached_property
+    def _listed(self) -> Listed:
+        """The frames by the file's index, where it has one, else by the file itself.
+
+        An index has decoding times: they are those of showing where frames are shown in the order in which they are
+        decoded, but for the beginning.
+        """
         if not self._is_indexed:
-            stamps_F, is_key_F = self._packets
-            return np.sort(stamps_F[is_key_F])
-        entries = self._stream.index_entries
-        stamps = np.array([entry.timestamp for entry in entries if entry.is_keyframe], dtype=np.int64)
-        return stamps - entries[0].timestamp + (self._stream.start_time or 0)  # the index has decoding times
+            return self._packets
+        stamps_F, is_key_F, is_shown_F = _arrays(
+            [(entry.timestamp, entry.is_keyframe, not entry.is_discard) for entry in self._stream.index_entries]
+        )
+        begin = next(iter(stamps_F[is_shown_F]), 0)
+        return stamps_F - begin + (self._stream.start_time or 0), is_key_F, is_shown_F
 
     @cached_property
     def _is_indexed(self) -> bool:
         return 0 < len(self._stream.index_entries) == self._stream.frames
 
     @cached_property
-    def _packets(self) -> tuple[Int64[np.ndarray, "F"], Bool[np.ndarray, "F"]]:
-        """When each frame of the file is shown, and whether it is a key frame, in the order of the file."""
+    def _packets(self) -> Listed:
+        """The frames as they lie in the file."""
         with av.open(str(self._path)) as container:
             packets = container.demux(container.streams.video[0])
-            found = [(packet.pts, packet.is_keyframe) for packet in packets if packet.pts is not None]
-        if not any(is_key for _, is_key in found):
+            found = [(each.pts, each.is_keyframe, not each.is_discard) for each in packets if each.pts is not None]
+        if not any(is_key for _, is_key, _ in found):
             raise DamagedVideoError("it has no key frames")
-        stamps_F, is_key_F = zip(*found, strict=True)
-        return np.array(stamps_F, dtype=np.int64), np.array(is_key_F, dtype=bool)
+        return _arrays(found)
 
     def _shown(self, stamps_K: Int64[np.ndarray, "K"]) -> Int64[np.ndarray, "K"]:
         """When the key frames that the index has at `stamps_K` are shown, which their packets know."""
@@ -190,3 +220,8 @@ def _decoded(first: "av.Packet[VideoStream]", packets: Iterator["av.Packet[Video
     for packet in chain([first], packets):
         if packet.pts is None or first.pts is None or packet.pts >= first.pts:
             yield from packet.decode()
+
+
+def _arrays(frames: list[tuple[int, bool, bool]]) -> Listed:
+    stamps_F, is_key_F, is_shown_F = zip(*frames, strict=True)
+    return np.array(stamps_F, dtype=np.int64), np.array(is_key_F, dtype=bool), np.array(is_shown_F, dtype=bool)

@@ -24,6 +24,7 @@ from vla.folder import Folder
 from vla.formats import Dataset
 from vla.paths import FileName
 from vla.terms import DatasetSchema, Range, Steps, Tasks
+from vla.video_backend import VideoBackend
 
 MIXTURE = "mixture"
 """Folder of the further sources within the dataset's folder."""
@@ -49,6 +50,8 @@ class DataConfig(SourceConfig):
     """Identity of the dataset in episode uids, bundles and tracking."""
     mixture: Mapping[FileName, SourceConfig] = {}
     """Further datasets of the same robot interface that are trained on together with this one, by name."""
+    video_backend: VideoBackend = "pyav"
+    """What decodes the colours of videos; here and not in `execution`, as it decides numbers."""
 
     @model_validator(mode="after")
     def _all_have_a_weight_or_none(self) -> "DataConfig":
@@ -85,13 +88,17 @@ def source_folder(dataset: Path, cfg: DataConfig, name: str) -> Path:
 def open_dataset(cfg: DataConfig, dataset: Path) -> "Sources":
     """Open what the download stage left in the folder `dataset`, without looking at the data files."""
     opened = [
-        open_source(source, source_folder(dataset, cfg, name), name=name, number=number)
+        open_source(
+            source, source_folder(dataset, cfg, name), name=name, number=number, video_backend=cfg.video_backend
+        )
         for number, (name, source) in enumerate(cfg.sources.items())
     ]
     return Sources(opened)
 
 
-def open_source(cfg: SourceConfig, folder: Path, *, name: str, number: int = 0) -> Source:
+def open_source(
+    cfg: SourceConfig, folder: Path, *, name: str, number: int = 0, video_backend: VideoBackend = "pyav"
+) -> Source:
     """Open one dataset by its manifest in `folder`."""
     manifest = Manifest.read(folder)
     if manifest.format != cfg.format:
@@ -105,7 +112,9 @@ def open_source(cfg: SourceConfig, folder: Path, *, name: str, number: int = 0) 
             f"Run 'dvc repro -f -s download' to read the dataset with the new code."
         )
     module = registry.find("formats", cfg.format)
-    dataset: Dataset = module.open_dataset(Folder(manifest.folder(folder), manifest.listed), cfg.columns, name=name)
+    dataset: Dataset = module.open_dataset(
+        Folder(manifest.folder(folder), manifest.listed), cfg.columns, name=name, video_backend=video_backend
+    )
     selected = select(cfg.select, dataset, listed=manifest.listed, where=str(folder))
     if manifest.left_out is not None:
         # The manifest lists the selected files: by it alone, every other episode would count as one with missing files.

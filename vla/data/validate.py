@@ -29,6 +29,7 @@ from vla.data.survey import Survey
 from vla.data.validation_record import counted, make_record, make_table
 from vla.errors import ConfigError, DataError
 from vla.registry import did_you_mean
+from vla.video_backend import backend_versions
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +97,10 @@ def run(cfg: Config, *, dataset: Path, episodes: Path, validation: Path, report:
             f"validate.held_out_source: expected a dataset of data.mixture ({', '.join(names) or 'which is empty'}), "
             f"found {held_out_source!r}.{did_you_mean(held_out_source, names)} Correct it."
         )
-    data, manifest = open_dataset(cfg.data, dataset), Manifest.read(dataset)
+    backend_versions(cfg.data.video_backend)  # what is not installed is missed here rather than in training
+    # Whatever decodes later, PyAV alone reports damage that a decoder can gloss over.
+    data = open_dataset(cfg.data.model_copy(update={"video_backend": "pyav"}), dataset)
+    manifest = Manifest.read(dataset)
     inspection = inspect(data, cfg.validate, list_sources(data, cfg, dataset))
     table = make_table(inspection, data, holdout=cfg.validate.holdout, held_out_source=held_out_source)
     problem = find_problem(inspection, table, cfg.validate, dataset=dataset)

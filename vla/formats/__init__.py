@@ -15,6 +15,7 @@ from jaxtyping import Float32, Int64, UInt8
 from vla.columns import Columns
 from vla.folder import Folder
 from vla.terms import DatasetSchema, Range, Steps, Tasks
+from vla.video_backend import VideoBackend
 
 EPISODES = pa.schema(
     [
@@ -147,7 +148,9 @@ class Format(Protocol):
         """A feature map that fits the folder's own names, as a start for `params.yaml`."""
         ...
 
-    def open_dataset(self, folder: Folder, columns: Columns, *, name: str) -> Dataset:
+    def open_dataset(
+        self, folder: Folder, columns: Columns, *, name: str, video_backend: VideoBackend = "pyav"
+    ) -> Dataset:
         """Open the dataset in `folder`; `name` is the identity that episode uids are made of."""
         ...
 

@@ -24,6 +24,7 @@ from vla.lerobot import Info, described, version_of
 from vla.lerobot_depth import DepthCode
 from vla.lerobot_v2 import EpisodeFiles
 from vla.omnigibson import CAMERAS, instance_ids
+from vla.video_backend import VideoBackend
 
 VERSION = "v2.1"
 STATE = "observation.state"
@@ -64,9 +65,11 @@ def suggest_columns(root: Path) -> Columns:
     return info.suggest_columns(info.cameras, several_tasks=False).model_copy(update={"state": STATE_PARTS})
 
 
-def open_dataset(folder: Folder, columns: Columns, *, name: str) -> "Behavior2025":
+def open_dataset(
+    folder: Folder, columns: Columns, *, name: str, video_backend: VideoBackend = "pyav"
+) -> "Behavior2025":
     """Open the dataset in `folder`, reading its metadata only."""
-    return Behavior2025(folder, columns, name=name)
+    return Behavior2025(folder, columns, name=name, video_backend=video_backend)
 
 
 class Behavior2025(EpisodeFiles):
@@ -74,8 +77,8 @@ class Behavior2025(EpisodeFiles):
 
     _depth_code = DEPTH
 
-    def __init__(self, folder: Folder, columns: Columns, *, name: str) -> None:
-        super().__init__(folder, columns, version=VERSION, name=name)
+    def __init__(self, folder: Folder, columns: Columns, *, name: str, video_backend: VideoBackend) -> None:
+        super().__init__(folder, columns, version=VERSION, name=name, video_backend=video_backend)
         for part in (*self._state.parts, *self._actions.parts):
             self._check_efforts(part)
 

@@ -9,6 +9,7 @@ from vla.folder import Folder
 from vla.formats import EPISODES, Claims
 from vla.lerobot import described, version_of
 from vla.lerobot_v2 import EpisodeFiles, suggest
+from vla.video_backend import VideoBackend
 
 VERSION = "v2.1"
 
@@ -23,9 +24,9 @@ def suggest_columns(root: Path) -> Columns:
     return suggest(root, version=VERSION)
 
 
-def open_dataset(folder: Folder, columns: Columns, *, name: str) -> "LeRobotV21":
+def open_dataset(folder: Folder, columns: Columns, *, name: str, video_backend: VideoBackend = "pyav") -> "LeRobotV21":
     """Open the dataset in `folder`, reading its metadata only."""
-    return LeRobotV21(folder, columns, version=VERSION, name=name)
+    return LeRobotV21(folder, columns, version=VERSION, name=name, video_backend=video_backend)
 
 
 class LeRobotV21(EpisodeFiles):

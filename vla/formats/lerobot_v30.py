@@ -23,6 +23,7 @@ from vla.lerobot_dataset import Clip, LeRobotDataset, Span, Steps_N
 from vla.lerobot_tasks import EpisodeList
 from vla.parquet import read_table
 from vla.terms import Range
+from vla.video_backend import VideoBackend
 
 VERSION = "v3."
 TASKS, EPISODE_TABLES = "meta/tasks.parquet", "meta/episodes"
@@ -56,16 +57,17 @@ def suggest_columns(root: Path) -> Columns:
     return info.suggest_columns(info.cameras, several_tasks=several_tasks)
 
 
-def open_dataset(folder: Folder, columns: Columns, *, name: str) -> "LeRobotV30":
+def open_dataset(folder: Folder, columns: Columns, *, name: str, video_backend: VideoBackend = "pyav") -> "LeRobotV30":
     """Open the dataset in `folder`, reading its metadata only."""
-    return LeRobotV30(folder, columns, name=name)
+    return LeRobotV30(folder, columns, name=name, video_backend=video_backend)
 
 
 class LeRobotV30(LeRobotDataset):
     """A dataset; implements `vla.formats.Dataset`."""
 
-    def __init__(self, folder: Folder, columns: Columns, *, name: str) -> None:
-        super().__init__(folder, columns, Info.read(folder, version=VERSION), name=name)
+    def __init__(self, folder: Folder, columns: Columns, *, name: str, video_backend: VideoBackend) -> None:
+        info = Info.read(folder, version=VERSION)
+        super().__init__(folder, columns, info, name=name, video_backend=video_backend)
         self._tables = _tables(folder)
         self._fitting: dict[str, Bool[np.ndarray, E]] = {}
         self._placed, self._episodes = self._read_episode_tables()

@@ -24,6 +24,7 @@ from vla.lerobot import INFO
 from vla.parquet import ParquetRows
 from vla.stepwise import FIRST, Layout, find_episodes
 from vla.terms import DatasetSchema, Range, Steps
+from vla.video_backend import VideoBackend
 
 ENDING = ".parquet"
 STATES, ACTIONS = ("state", "observation.state"), ("action", "actions")
@@ -54,7 +55,13 @@ def suggest_columns(root: Path) -> Columns:
     )
 
 
-def open_dataset(folder: Folder, columns: Columns, *, name: str) -> "Stepwise":
+def open_dataset(
+    folder: Folder,
+    columns: Columns,
+    *,
+    name: str,
+    video_backend: VideoBackend = "pyav",  # noqa: ARG001  # there are no video files
+) -> "Stepwise":
     """Open the dataset in `folder`, reading the flags and the instructions of all rows."""
     return Stepwise(folder, columns, name=name)
 

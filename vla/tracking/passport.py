@@ -20,7 +20,19 @@ from vla import artifacts
 from vla.errors import CheckpointError
 
 SCHEMA = 2
-LIBRARIES = ("vlaflow", "torch", "transformers", "tokenizers", "numpy", "pyarrow", "ray", "mlflow", "dvc")
+LIBRARIES = (
+    "vlaflow",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "numpy",
+    "pyarrow",
+    "av",
+    "torchcodec",
+    "ray",
+    "mlflow",
+    "dvc",
+)
 NEEDED = ("schema", "bundle_digest", "data_name", "inputs", "episode_contents", "code", "params", "versions")
 
 

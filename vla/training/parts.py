@@ -32,6 +32,7 @@ from vla.training.fine_tuning import Origin
 from vla.training.job import Job, find_tokenizer
 from vla.training.self_checks import Finding
 from vla.transforms import Processor, Tokenize, TokenizerSource
+from vla.video_backend import backend_versions
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,11 +191,12 @@ def _open_frames(
 ) -> Frames:
     """The frames of the given steps, else of all; `beside` is the number of further steps that need room as well."""
     columns = {name: source.columns.plain() for name, source in job.cfg.data.sources.items()}
+    decoder = backend_versions(job.cfg.data.video_backend)
     return Frames.open(
         job.frames,
         samples,
         dataset,
-        identity=artifacts.digest_of_value([Manifest.read(job.dataset).digest, columns, job.code]),
+        identity=artifacts.digest_of_value([Manifest.read(job.dataset).digest, columns, decoder, job.code]),
         limit_bytes=job.cfg.execution.cache_bytes - beside * int(np.prod(stored_shape(samples))),
         step_N=step_N,
     )
