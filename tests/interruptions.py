@@ -1,11 +1,13 @@
 """A kill at any file operation: from the n-th one on nothing that the interrupted code does reaches the disk.
 
 The functions of the operating system's interface are wrapped, so whatever the library above them does is counted. An
-fsync is counted and not made, which is what takes the time; what it is for is the trace's to show.
+fsync is counted and not made, which is what takes the time; what it is for is the trace's to show. And a disk that is
+full, as anybody may have it.
 """
 
 import io
 import os
+import resource
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -94,3 +96,14 @@ def killed(act: Callable[[], object], *, at: int) -> bool:
     except Killed:
         return True
     return False
+
+
+@contextmanager
+def files_limited(size: int) -> Iterator[None]:
+    """No file of this process grows beyond `size` bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -132,7 +132,7 @@ def test_a_place_that_cannot_be_written_is_one_message_and_exit_code_2(project, 
     assert message.count("\n") == 1
 
 
-@pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS, errno.ENOSPC, errno.ENOTDIR])
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EFBIG, errno.ENOTDIR])
 def test_errors_of_a_place_become_the_users(code):
     with pytest.raises(UserError, match=r"outputs/policy: expected"), cli.place_errors_explained():
         raise OSError(code, "some text", "outputs/policy")

@@ -14,6 +14,7 @@ PLACE_ERRORS = {
     errno.EROFS: "Choose a place on a disk that can be written",
     errno.ENOSPC: "Free some space ('vla clean' and 'dvc gc -w' help), or choose another place",
     errno.EDQUOT: "Free some space ('vla clean' and 'dvc gc -w' help), or choose another place",
+    errno.EFBIG: "Raise the limit of a file's size (ulimit -f), or choose another place",
     errno.ENOTDIR: "Remove the file that stands where a folder is needed, or choose another place",
     errno.EEXIST: "Remove the file that stands where a folder is needed, or choose another place",
 }

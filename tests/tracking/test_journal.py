@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from interruptions import files_limited
 
 from vla.errors import DataError
 from vla.tracking.journal import Journal, Tail, read
@@ -47,6 +48,16 @@ def test_cut_at_any_byte_the_complete_rows_stay_and_the_next_row_follows_them(tm
     with Journal(path) as journal:
         journal.append(9, {"loss": 0.0})
     assert steps_at(path) == [*[1, 2, 3][:complete], 9]
+
+
+def test_a_full_disk_is_an_error_with_the_file_s_name_and_tears_the_last_row_alone(tmp_path):
+    path = filled(tmp_path / "metrics.jsonl", 1, 2)
+    with Journal(path) as journal, files_limited(path.stat().st_size + 10):
+        for _ in range(2):
+            with pytest.raises(OSError, match=r"metrics\.jsonl"):
+                journal.append(3, {"loss": 0.1})
+    assert not path.read_bytes().endswith(b"\n")
+    assert steps_at(filled(path, 9)) == [1, 2, 9]
 
 
 def test_a_resume_removes_the_rows_after_its_checkpoint_and_goes_on(tmp_path):

@@ -3,17 +3,16 @@
 import logging
 import os
 import re
-import resource
 import signal
 import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from checkpoints import TENSORS, loaded, names, save
+from interruptions import files_limited
 from projects import train_flags, write_params
 
 from vla import cli
@@ -21,17 +20,6 @@ from vla.errors import CheckpointError, Preempted
 from vla.training import checkpoint
 
 NEEDED = sum(value.nbytes for values in TENSORS.values() for value in values.values())
-
-
-@contextmanager
-def files_limited(size: int) -> Iterator[None]:
-    """No file of this process grows beyond `size` bytes: a full disk that anybody may have."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("size", [0, 50, 150, 400])

@@ -5,6 +5,7 @@ killed leaves at most one torn last line, which the next writer drops. Rows are 
 those after it are trained again. This module imports no mlflow, because every training worker reads it.
 """
 
+import errno
 import json
 import os
 import time
@@ -36,9 +37,16 @@ class Journal:
         self._reopen(list(read(path)))
 
     def append(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Add a row; it is visible to readers when this returns."""
+        """Add a row; it is visible to readers when this returns. Raises OSError when the disk takes no whole one."""
         row = Row(step, round(self._seconds_before + time.monotonic() - self._opened, 3), metrics)
-        os.write(self._descriptor, (json.dumps(asdict(row), sort_keys=True) + "\n").encode())
+        line = (json.dumps(asdict(row), sort_keys=True) + "\n").encode()
+        try:
+            whole = os.write(self._descriptor, line) == len(line)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from None  # it does not know of whom
+        if not whole:
+            # What did fit is a torn last line, after which nothing may be written.
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
 
     def sync(self) -> None:
         """Force all rows to the disk."""
