@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,24 @@ def change_info(root: Path, **values: Any) -> None:
     write_json(path, {key: value for key, value in kept.items() if value is not ...})
 
 
+def change_feature(root: Path, column: str, **values: Any) -> None:
+    """Set keys of a column's entry in a LeRobot dataset's description; ... takes one out."""
+    features = json.loads((root / "meta/info.json").read_text())["features"]
+    kept = {**features.get(column, {}), **values}
+    features[column] = {key: value for key, value in kept.items() if value is not ...}
+    change_info(root, features=features)
+
+
+def change_lines(path: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """Change every row of a file of JSON lines."""
+    write_lines(path, [change(json.loads(line)) for line in path.read_text().splitlines()])
+
+
+def rewrite(path: Path, change: Callable[[pa.Table], pa.Table], **options: Any) -> None:
+    """Change the rows of a Parquet file."""
+    pq.write_table(change(pq.read_table(path)), path, **options)
+
+
 def write_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
@@ -80,3 +98,9 @@ def spoil_row_group(path: Path, group: int) -> None:
         start = column.dictionary_page_offset or column.data_page_offset
         content[start : start + column.total_compressed_size] = b"\xff" * column.total_compressed_size
     path.write_bytes(content)
+
+
+def replace(table: pa.Table, column: str, values: Any) -> pa.Table:
+    """The table with other values in a column."""
+    place = table.schema.names.index(column)
+    return table.set_column(place, column, values)

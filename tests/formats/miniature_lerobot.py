@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from tests.formats.files import FPS, png, write_json, write_lines, write_table, write_video
+from tests.formats.files import FPS, change_feature, png, rewrite, write_json, write_lines, write_table, write_video
 from vla.columns import Columns
 from vla.sim.demonstrations import Demonstration, DemonstrationsConfig
 from vla.sim.write import IMAGE, write_dataset
@@ -164,6 +164,14 @@ def write_lerobot_v2(root: Path, version: str, kind: str) -> list[Episode]:
         for view, column in COLUMNS.views.items() if kind == "video" else ():
             write_video(root / f"videos/chunk-000/{column}/{name}.mp4", each.images[view])
     return made
+
+
+def with_column(root: Path, column: str, values: Callable[[int], pa.Array], dtype: str = "int64") -> None:
+    """Add a column to the data file of every episode of `write_lerobot_v2`, made from the episode's number."""
+    for number, length in enumerate((9, 5, 6)):
+        name = f"data/chunk-000/episode_{number:06d}.parquet"
+        rewrite(root / name, lambda table, n=number, c=length: table.append_column(column, pa.array([values(n)] * c)))
+    change_feature(root, column, dtype=dtype, shape=[1])
 
 
 def stats_line(episode: Episode) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.formats.files import change_info, spoil_row_group, write_lines, write_video
-from tests.formats.miniature_lerobot import COLUMNS, TASKS, write_lerobot_v2
+from tests.formats.files import change_feature, change_info, change_lines, rewrite, spoil_row_group, write_video
+from tests.formats.miniature_lerobot import COLUMNS, with_column, write_lerobot_v2
 from vla.columns import Columns
 from vla.errors import ConfigError, DataError
 from vla.folder import FileStamp, Folder
@@ -35,30 +34,6 @@ def videos(tmp_path: Path) -> Path:
 
 def opened(root: Path, columns: Columns = COLUMNS, **changes: Any) -> LeRobotV21:
     return open_dataset(Folder(root), columns.model_copy(update=changes), name="test")
-
-
-def change_feature(root: Path, column: str, **values: Any) -> None:
-    features = json.loads((root / "meta/info.json").read_text())["features"]
-    kept = {**features.get(column, {}), **values}
-    features[column] = {key: value for key, value in kept.items() if value is not ...}
-    change_info(root, features=features)
-
-
-def change_lines(root: Path, name: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-    path = root / f"meta/{name}.jsonl"
-    write_lines(path, [change(json.loads(line)) for line in path.read_text().splitlines()])
-
-
-def rewrite(root: Path, change: Callable[[pa.Table], pa.Table], name: str = DATA) -> None:
-    pq.write_table(change(pq.read_table(root / name)), root / name)
-
-
-def with_column(root: Path, column: str, values: Callable[[int], pa.Array], dtype: str = "int64") -> None:
-    """Add a column to the data file of every episode, made from the episode's number."""
-    for number, length in enumerate((9, 5, 6)):
-        name = f"data/chunk-000/episode_{number:06d}.parquet"
-        rewrite(root, lambda table, n=number, c=length: table.append_column(column, pa.array([values(n)] * c)), name)
-    change_feature(root, column, dtype=dtype, shape=[1])
 
 
 @pytest.mark.parametrize(
@@ -109,10 +84,12 @@ def test_ranges_are_recorded_for_parts_but_not_for_sums(root: Path) -> None:
 
 def test_ranges_of_other_dimensions_are_an_error_and_none_are_none(root: Path) -> None:
     stats = {"observation.state": {"min": [0, 0], "max": [1, 1]}, "action": {"min": [0] * 4, "max": [1] * 4}}
-    change_lines(root, "episodes_stats", lambda line: {**line, "stats": stats})
+    change_lines(root / "meta/episodes_stats.jsonl", lambda line: {**line, "stats": stats})
     with pytest.raises(DataError, match=r"stats\.jsonl: episode 1: state: expected the range of 4 dim.*found 2 min"):
         opened(root).recorded_ranges(1)
-    change_lines(root, "episodes_stats", lambda line: {**line, "stats": {"action": {"min": ["a"], "max": [1]}}})
+    change_lines(
+        root / "meta/episodes_stats.jsonl", lambda line: {**line, "stats": {"action": {"min": ["a"], "max": [1]}}}
+    )
     with pytest.raises(DataError, match=r"stats\.jsonl: episode 0: expected lists of numbers min and max"):
         opened(root).recorded_ranges(1)
     assert Path("meta/episodes_stats.jsonl") in opened(root).metadata_files()
@@ -206,25 +183,28 @@ def test_two_files_of_one_name_are_an_error_unless_the_template_chooses(root: Pa
 
 
 def test_a_file_with_other_rows_than_the_metadata_say_is_an_error(root: Path) -> None:
-    rewrite(root, lambda table: pa.concat_tables([table, table]))
+    rewrite(root / DATA, lambda table: pa.concat_tables([table, table]))
     with pytest.raises(
         DataError, match=r"000001\.parquet: episode 1: expected 5 rows as .*episodes\.jsonl says, found 10"
     ):
         opened(root).steps(1)
-    rewrite(root, lambda table: table.slice(0, 4))
+    rewrite(root / DATA, lambda table: table.slice(0, 4))
     with pytest.raises(DataError, match=r"Episode 1: .*000001\.parquet: expected at least 5 rows, found 4"):
         opened(root).images(1, "front", np.array([4]))
 
 
 def test_a_file_of_another_episode_is_noticed(root: Path) -> None:
     other = pq.read_table(root / "data/chunk-000/episode_000002.parquet").slice(0, 5)
-    rewrite(root, lambda table: other)
+    rewrite(root / DATA, lambda table: other)
     with pytest.raises(DataError, match=r"000001\.parquet: episode 1: expected its rows at 0 to 5, found rows.*\[2\]"):
         opened(root).steps(1)
 
 
 def test_an_episode_without_steps_is_an_error_when_it_is_read(root: Path) -> None:
-    change_lines(root, "episodes", lambda line: {**line, "length": 0 if line["episode_index"] == 1 else line["length"]})
+    change_lines(
+        root / "meta/episodes.jsonl",
+        lambda line: {**line, "length": 0 if line["episode_index"] == 1 else line["length"]},
+    )
     dataset = opened(root)
     assert len(dataset.steps(0)) == 9
     with pytest.raises(DataError, match="episode 1: expected steps, found none"):
@@ -279,114 +259,6 @@ def test_video_without_a_template_for_its_files_is_an_error(videos: Path) -> Non
 def test_images_need_no_template_for_video(root: Path) -> None:
     change_info(root, video_path=None)
     assert opened(root).images(0, "front").shape == (9, 8, 10, 3)
-
-
-class TestInstructions:
-    def several(self, root: Path, tasks: list[str] | None = None) -> None:
-        change_lines(root, "episodes", lambda line: {**line, "tasks": tasks or list(TASKS.values())})
-
-    def test_several_tasks_without_a_column_are_an_error_that_names_the_columns(self, root: Path) -> None:
-        with_column(root, "said", lambda number: "x", "string")
-        change_feature(root, "next.done", dtype="int64", shape=[1])
-        self.several(root)
-        with pytest.raises(
-            DataError,
-            match=r"jsonl: episode 0: expected one task, found \['open the drawer', 'close the faucet'\].*"
-            r"data\.columns\.instruction \(the dataset has task_index, said\)",
-        ):
-            opened(root).episodes()
-
-    def test_a_column_of_numbers_says_which_task_holds(self, root: Path) -> None:
-        with_column(root, "annotation", lambda number: [1, 1, 0][number])
-        self.several(root)
-        texts = opened(root, instruction="annotation").episodes()["instruction"].to_pylist()
-        assert texts == ["close the faucet", "close the faucet", "open the drawer"]
-
-    def test_data_files_are_not_opened_where_the_metadata_suffice(self, root: Path) -> None:
-        for path in (root / "data").rglob("*.parquet"):
-            path.write_bytes(b"not opened")
-        texts = opened(root, instruction="task_index").episodes()["instruction"].to_pylist()
-        assert texts == ["open the drawer", "close the faucet", "open the drawer"]
-
-    def test_a_column_of_text_is_the_instruction(self, root: Path) -> None:
-        with_column(root, "said", lambda number: f"do {number}" if number else None, "string")
-        assert opened(root, instruction="said").episodes()["instruction"].to_pylist() == ["", "do 1", "do 2"]
-
-    def test_a_column_that_only_the_files_know_can_be_named(self, root: Path) -> None:
-        with_column(root, "said", lambda number: f"do {number}", "string")
-        change_info(
-            root,
-            features={**json.loads((root / "meta/info.json").read_text())["features"], "said": {"dtype": "object"}},
-        )
-        assert opened(root, instruction="said").episodes()["instruction"].to_pylist() == ["do 0", "do 1", "do 2"]
-
-    @pytest.mark.parametrize("damage", ["missing", "cut", "short"])
-    def test_an_episode_whose_file_is_missing_or_damaged_has_no_text(self, root: Path, damage: str) -> None:
-        with_column(root, "said", lambda number: f"do {number}", "string")
-        if damage == "missing":
-            (root / DATA).unlink()
-        elif damage == "cut":
-            (root / DATA).write_bytes((root / DATA).read_bytes()[:-20])
-        else:
-            rewrite(root, lambda table: table.slice(0, 4))
-        assert opened(root, instruction="said").episodes()["instruction"].to_pylist() == ["do 0", "", "do 2"]
-
-    @pytest.mark.parametrize(
-        ("values", "dtype", "message"),
-        [
-            (
-                lambda number: 7,
-                "int64",
-                r"000000\.parquet: episode 0, annotation: expected the index of one of 2 tasks, found 7",
-            ),
-            (
-                lambda number: None if number else 0,
-                "int64",
-                r"episode 1, annotation: expected the index of one of 2 tasks, found None",
-            ),
-            (lambda number: 0.5, "float32", r"expected text or the index of a task, found double"),
-        ],
-    )
-    def test_a_column_that_says_something_else_is_an_error(
-        self, root: Path, values: Any, dtype: str, message: str
-    ) -> None:
-        with_column(root, "annotation", values, dtype)
-        if message.startswith("episode 1,"):
-            rewrite(
-                root,
-                lambda table: table.set_column(len(table.schema) - 1, "annotation", pa.array([None] * 5, pa.int64())),
-            )
-        self.several(root)
-        with pytest.raises(DataError, match=message):
-            opened(root, instruction="annotation").episodes()
-
-    def test_a_column_that_does_not_exist_is_an_error(self, root: Path) -> None:
-        with pytest.raises(DataError, match=r"Episode 0: .*000000\.parquet: expected the column 'said', found"):
-            opened(root, instruction="said").episodes()
-
-    def test_an_episode_without_a_task_has_an_empty_instruction(self, root: Path) -> None:
-        change_lines(root, "episodes", lambda line: {key: line[key] for key in ("episode_index", "length")})
-        assert opened(root).episodes()["instruction"].to_pylist() == ["", "", ""]
-
-    def test_a_single_text_may_stand_for_a_list(self, root: Path) -> None:
-        change_lines(root, "episodes", lambda line: {**line, "tasks": "open the drawer"})
-        assert set(opened(root).episodes()["instruction"].to_pylist()) == {"open the drawer"}
-
-    def test_a_task_that_the_table_of_tasks_lacks_is_an_error(self, root: Path) -> None:
-        change_lines(
-            root, "episodes", lambda line: {**line, "tasks": ["dance"] if line["length"] == 6 else line["tasks"]}
-        )
-        with pytest.raises(
-            DataError, match=r"episodes\.jsonl: episode 2: expected tasks of meta/tasks\.jsonl, found 'dance'"
-        ):
-            opened(root)
-
-    def test_the_column_with_the_most_telling_name_is_suggested(self, root: Path) -> None:
-        assert suggest_columns(root).instruction is None
-        with_column(root, "annotation.human.validity", lambda number: 1)
-        with_column(root, "annotation.human.task_description", lambda number: 0)
-        self.several(root)
-        assert suggest_columns(root).instruction == "annotation.human.task_description"
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """LeRobot v3.0: the variations that other writers leave, and damage that must not go unnoticed."""
 
-import json
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.formats.files import change_info, png, spoil_row_group, write_table
+from tests.formats.files import change_feature, change_info, png, replace, rewrite, spoil_row_group, write_table
 from tests.formats.miniature_lerobot import (
     COLUMNS,
     TASKS,
@@ -23,14 +22,12 @@ from tests.formats.miniature_lerobot import (
     features,
     write_info,
     write_lerobot_v30,
-    write_lerobot_v30_video,
 )
 from vla import parquet
 from vla.columns import Columns
 from vla.errors import DataError
 from vla.folder import Folder
 from vla.formats.lerobot_v30 import LeRobotV30, open_dataset, suggest_columns
-from vla.lerobot import Info
 from vla.sim import write
 
 NOISE = np.random.default_rng(0).integers(0, 256, (8, 10, 3), dtype=np.uint8)
@@ -45,15 +42,6 @@ def root(tmp_path: Path) -> Path:
 
 def opened(root: Path, columns: Columns = COLUMNS) -> LeRobotV30:
     return open_dataset(Folder(root), columns, name="test")
-
-
-def rewrite(path: Path, change: Callable[[pa.Table], pa.Table], **options: Any) -> None:
-    pq.write_table(change(pq.read_table(path)), path, **options)
-
-
-def replace(table: pa.Table, column: str, values: Any) -> pa.Table:
-    place = table.schema.names.index(column)
-    return table.set_column(place, column, values)
 
 
 def check(dataset: LeRobotV30, episodes: list[Episode]) -> None:
@@ -115,16 +103,13 @@ def test_an_episode_without_a_task_has_an_empty_instruction_and_two_tasks_are_an
     ],
 )
 def test_dimensions_are_named_by_the_dataset_or_numbered(root: Path, names: Any, expected: tuple[str, ...]) -> None:
-    features = json.loads((root / "meta/info.json").read_text())["features"]
-    features["action"]["names"] = names
-    change_info(root, features=features)
+    change_feature(root, "action", names=names)
     assert opened(root).schema.action_names == expected
 
 
 def test_images_may_be_declared_channels_first_and_fps_as_a_float(root: Path) -> None:
-    features = json.loads((root / "meta/info.json").read_text())["features"]
-    features["observation.images.front"]["shape"] = [3, 8, 10]
-    change_info(root, features=features, fps=40.0)
+    change_feature(root, "observation.images.front", shape=[3, 8, 10])
+    change_info(root, fps=40.0)
     dataset = opened(root)
     assert dataset.schema.views["front"] == (8, 10)
     assert dataset.schema.fps == 40.0
@@ -204,94 +189,11 @@ def test_rows_of_another_episode_are_noticed(root: Path) -> None:
         opened(root).steps(0)
 
 
-def test_a_dataset_of_another_version_is_an_error(root: Path) -> None:
-    change_info(root, codebase_version="v2.1")
-    with pytest.raises(DataError, match=r"expected codebase_version v3\.x, found v2\.1"):
-        opened(root)
-
-
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [(b"{", "expected JSON, found Expecting"), (b"\xff", "expected JSON"), (b"[1]", "a mapping, found")],
-)
-def test_a_damaged_description_is_an_error(root: Path, content: bytes, said: str) -> None:
-    (root / "meta/info.json").write_bytes(content)
-    with pytest.raises(DataError, match=rf"info\.json: .*{said}.*Repair the file or get the dataset again"):
-        opened(root)
-
-
-@pytest.mark.parametrize("missing", ["fps", "features", "data_path"])
-def test_an_incomplete_description_is_an_error(root: Path, missing: str) -> None:
-    change_info(root, **{missing: ...})
-    with pytest.raises(DataError, match=rf"info\.json: expected fps, features, data_path, found no {missing}\."):
-        opened(root)
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "said"),
-    [
-        ("fps", "20", r"fps: expected a positive number, found '20'\."),
-        ("features", [], r"features: expected a mapping of columns, found \[\]\."),
-        ("features", {}, r"features: expected a mapping of columns, found {}\."),
-        ("features", {"action": {"shape": [1]}}, r"features: action: expected a mapping with a dtype, found {'shape'"),
-        ("features", {"action": {"dtype": None}}, r"features: action: expected .* a dtype, found {'dtype': None}\."),
-        ("data_path", 3, r"data_path: expected a path as text, found 3\."),
-        ("data_path", "", r"data_path: expected a path as text, found ''\."),
-    ],
-)
-def test_a_wrong_value_of_the_description_is_named(root: Path, key: str, value: object, said: str) -> None:
-    change_info(root, **{key: value})
-    with pytest.raises(DataError, match=rf"info\.json: {said}"):
-        opened(root)
-
-
 def test_an_image_is_no_state_and_a_state_no_view(root: Path) -> None:
     with pytest.raises(DataError, match="expected a column of vectors, found image"):
         opened(root, COLUMNS.model_copy(update={"state": "observation.images.front"}))
     with pytest.raises(DataError, match="expected a camera, found float32"):
         opened(root, COLUMNS.model_copy(update={"views": {"front": "observation.state"}}))
-
-
-@pytest.mark.parametrize("path", ["../{file_index}.parquet", "/etc/{file_index}", "a/../../{file_index}", "a\\b"])
-def test_paths_that_leave_the_dataset_are_refused(root: Path, path: str) -> None:
-    change_info(root, data_path=path)
-    with pytest.raises(DataError, match="expected a path below"):
-        opened(root).steps(0)
-
-
-def test_a_path_with_unknown_fields_is_an_error(root: Path) -> None:
-    change_info(root, data_path="data/{episode_chunk}.parquet")
-    with pytest.raises(DataError, match="expected a path with the fields chunk_index, file_index"):
-        opened(root).steps(0)
-
-
-@pytest.mark.parametrize(
-    "field",
-    [
-        "{file_index:05000000d}",
-        "{file_index:021d}",
-        "{file_index:3d}",
-        "{file_index!r}",
-        "{file_index.real}",
-        "{chunk_index:{file_index}}",
-        "{0}",
-        "{",
-        "{{file_index}}",
-    ],
-)
-def test_a_path_whose_fields_are_more_than_padded_numbers_is_an_error(root: Path, field: str) -> None:
-    change_info(root, data_path=f"data/{field}.parquet")
-    with pytest.raises(DataError, match=r"numbers padded to at most 20 digits as in \{name:03d\}, found 'data/"):
-        opened(root).steps(0)
-
-
-def test_a_path_may_have_plain_and_padded_fields(root: Path) -> None:
-    change_info(root, data_path="data/{file_index}-{chunk_index:020d}.parquet")
-    assert opened(root).episode_files(0) == [Path(f"data/0-{0:020d}.parquet")]
-    change_info(root, data_path="data/{video_key:03d}.parquet")
-    info = Info.read(Folder(root), version="v3.")
-    with pytest.raises(DataError, match="expected a path with the fields video_key"):
-        info.file(info.data_path, video_key="front")
 
 
 def test_a_dataset_without_an_episode_table_is_an_error(root: Path) -> None:
@@ -316,9 +218,7 @@ def test_whatever_is_written_is_read_back(
 
 
 def test_a_video_that_the_episode_table_does_not_place_is_an_error(root: Path) -> None:
-    features = json.loads((root / "meta/info.json").read_text())["features"]
-    features["observation.images.front"]["dtype"] = "video"
-    change_info(root, features=features)
+    change_feature(root, "observation.images.front", dtype="video")
     with pytest.raises(DataError, match=r"episodes.*expected the columns .*found no videos/observation\.images\.front"):
         opened(root)
 
@@ -399,69 +299,6 @@ def test_an_image_of_some_steps_is_read_without_the_others(tmp_path: Path) -> No
     np.testing.assert_array_equal(dataset.images(1, "front", np.array([4, 3])), made[1].images["front"][[4, 3]])
     with pytest.raises(DataError, match=r"Episode 1: .*file-000\.parquet"):
         dataset.images(1, "front", np.array([2]))
-
-
-def test_video_of_a_shared_file_is_entered_at_the_key_frames_of_the_episode(tmp_path: Path) -> None:
-    write_lerobot_v30_video(tmp_path)
-    dataset = opened(tmp_path)
-    # Key frames are 4 apart; episodes begin at frames 0, 9, 14 and 20 of the front camera's file.
-    assert [dataset.block_starts(number).tolist() for number in range(4)] == [[0, 4, 8], [0, 3], [0, 2], [0, 4]]
-    assert dataset.frame_count(1, "front") is None
-
-
-def shift(root: Path, part: str, seconds: list[float]) -> None:
-    """Move where the front camera's clips of the first three episodes begin or end."""
-    name = f"videos/observation.images.front/{part}"
-    rewrite(root / EPISODES, lambda table: replace(table, name, pa.array(table[name].to_numpy() + seconds)))
-
-
-def test_a_clip_of_another_length_than_its_episode_is_an_error(tmp_path: Path) -> None:
-    made = write_lerobot_v30_video(tmp_path)
-    shift(tmp_path, "from_timestamp", [0, 0.1, 0])
-    dataset = opened(tmp_path)
-    with pytest.raises(
-        DataError,
-        match=r"meta/episodes: episode 1: observation\.images\.front in .*file-000\.mp4: expected a clip of 5 frames "
-        r"at 20 fps, so 0\.2500 s, found 0\.5500 s to 0\.7000 s",
-    ):
-        dataset.images(1, "front", np.array([0]))
-    for number, view in ((1, "wrist"), (0, "front")):
-        np.testing.assert_array_equal(dataset.images(number, view), made[number].images[view])
-
-
-def test_clips_that_overlap_are_an_error_in_both_episodes(tmp_path: Path) -> None:
-    made = write_lerobot_v30_video(tmp_path)
-    for part in ("from_timestamp", "to_timestamp"):
-        shift(tmp_path, part, [0, -0.05, 0])
-    dataset = opened(tmp_path)
-    with pytest.raises(DataError, match=r"episode 1: .* its 5 from 0\.4000 s overlapping the 9 of episode 0 from 0\.0"):
-        dataset.images(1, "front")
-    with pytest.raises(DataError, match=r"episode 0: .* its 9 from 0\.0000 s overlapping the 5 of episode 1 from 0\.4"):
-        dataset.images(0, "front")
-    np.testing.assert_array_equal(dataset.images(2, "front"), made[2].images["front"])
-
-
-@pytest.mark.parametrize("parts", [["from_timestamp"], ["to_timestamp"], ["from_timestamp", "to_timestamp"]])
-@pytest.mark.parametrize("drift", [0.02, -0.02])
-def test_times_that_drift_less_than_half_a_frame_are_no_error(tmp_path: Path, parts: list[str], drift: float) -> None:
-    made = write_lerobot_v30_video(tmp_path)
-    for part in parts:
-        shift(tmp_path, part, [0, drift, 0])
-    dataset = opened(tmp_path)
-    for number, episode in enumerate(made):
-        np.testing.assert_array_equal(dataset.images(number, "front"), episode.images["front"])
-
-
-def test_clips_are_compared_where_the_table_does_not_say_where_they_end(tmp_path: Path) -> None:
-    made = write_lerobot_v30_video(tmp_path)
-    shift(tmp_path, "from_timestamp", [0, 0, 0.05])
-    for path in (tmp_path / "meta/episodes").rglob("*.parquet"):
-        rewrite(path, lambda table: table.drop_columns([name for name in table.column_names if "to_time" in name]))
-    dataset = opened(tmp_path)
-    np.testing.assert_array_equal(dataset.images(1, "front"), made[1].images["front"])
-    for number, other in ((2, 3), (3, 2)):
-        with pytest.raises(DataError, match=rf"episode {number}: .* overlapping the \d of episode {other} from"):
-            dataset.images(number, "front")
 
 
 def test_twenty_thousand_episodes_open_without_their_data(tmp_path: Path) -> None:
