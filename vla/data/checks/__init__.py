@@ -1,6 +1,6 @@
 """The checks of the validate stage: one function each, which yields a message for every fault that it finds.
 
-They lie in modules by what they look at: a dataset before any episode is read (`dataset`), the numbers (`numbers`) and
+They lie in modules by what they look at: a dataset before any episode is read (`listing`), the numbers (`numbers`) and
 the pictures (`views`) of one episode, all sound episodes together (`overall`). Adding a check is adding a function; its
 name and its promise appear in the report by themselves.
 """
