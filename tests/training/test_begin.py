@@ -174,8 +174,11 @@ def test_the_command_resumes_overwrites_and_insists(project, monkeypatch, capsys
     assert "found damaged ones only, which are set aside. To start from nothing" in capsys.readouterr().err
     assert [item.suffix for item in state.checkpoints.iterdir()] == [".damaged", ".damaged"]
 
+    # The first of the period from step 2 on stays beside the newest: another retention is no other training.
+    retention = {"execution.checkpoint_every": 1, "execution.keep_checkpoints": 1, "execution.keep_every": 2}
+    write_params(project, {"train.steps": 4, **retention})
     assert cli.main([*command, "--overwrite"]) == 0
-    assert {item.name for item in state.checkpoints.iterdir()} == {"00000003", "00000004"}
+    assert {item.name for item in state.checkpoints.iterdir()} == {"00000002", "00000004"}
     write_params(project, {"train.steps": 5})
     assert cli.main([*command, "--resume", str(state.path)]) == 2
     assert "train.steps: 5 here, 4 there" in capsys.readouterr().err

@@ -57,9 +57,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         const=True,
         default=False,
         metavar="STATE",
-        help="insist on a checkpoint to go on from, of this training's state directory; STATE checks that it is that",
+        help="insist on a checkpoint to go on from; STATE, the state directory that you mean, must be this training's",
     )
-    either.add_argument("--overwrite", action="store_true", help="remove this training's state and start from nothing")
+    either.add_argument(
+        "--overwrite", action="store_true", help="remove what there is of this training and start from nothing"
+    )
 
 
 def run(  # noqa: PLR0913  # one parameter per file of the stage
