@@ -5,37 +5,31 @@ and copies the finished result to its outputs. Under torchrun each worker is thi
 """
 
 import argparse
-import csv
 import logging
-import shutil
 import signal
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from vla import artifacts, reports, workspace
+from vla import artifacts, workspace
 from vla.config import flatten
 from vla.data.manifest import Manifest
 from vla.errors import CheckpointError, LaunchError, Preempted
 from vla.models import bundle
 from vla.periodic import repeated
 from vla.tracking import passport
-from vla.tracking.journal import Row
-from vla.tracking.journal import read as read_journal
 from vla.tracking.store import DatasetRecord
 from vla.tracking.tracker import Tracker, TrackingConfig
 from vla.training import begin, checkpoint, distributed, job, launch, loop, progress
-from vla.training.headroom import Headroom
+from vla.training.export import export
 from vla.training.job import Job, JobConfig
 from vla.training.state_directory import Identity, StateDirectory
 
 log = logging.getLogger(__name__)
 HEARTBEAT_S = 1.0
-CURVES = ("loss", "validation_loss", "validation_error")
-"""Metrics over the steps that the stage leaves as a table, and at its end, of the weights in the bundle, as numbers."""
 
 
 class Config(JobConfig):
@@ -220,47 +214,6 @@ def _check_outcome(directory: StateDirectory) -> None:
         f"{directory.path}: expected a finished training, found one that ended without a reason; its last checkpoint "
         f"is of step {step}. Run 'dvc repro' to continue it."
     )
-
-
-def export(made: Job, tracker: Tracker, *, policy: Path, training: Path, metrics: Path, loss: Path) -> None:
-    """Copy a finished training from its state directory to the stage's outputs."""
-    directory = made.state_directory
-    with artifacts.new_directory(policy) as partial:
-        for file in (item for item in directory.bundle.rglob("*") if item.is_file()):
-            copy = partial / file.relative_to(directory.bundle)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, copy)
-    rows = list(read_journal(directory.journal))
-    curve = _curve(rows)
-    with artifacts.new_directory(training) as partial:
-        shutil.copyfile(directory.journal, partial / "metrics.jsonl")
-        shutil.copyfile(directory.self_checks, partial / "self_checks.json")
-        artifacts.write_json(partial / "params.json", flatten(made.passport["params"]))
-        artifacts.write_json(partial / "run.json", tracker.record())
-    with artifacts.new_file(loss) as partial, partial.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, ["step", *CURVES], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(curve)
-    result = directory.summary()
-    last = {name: value for row in rows if row.step <= result["exported_step"] for name, value in row.metrics.items()}
-    summary: dict[str, float] = {name: last[name] for name in CURVES if name in last}
-    headroom = Headroom.of(rows)
-    if headroom is not None:
-        log.info("%s", headroom)
-        summary |= {"loader_samples_per_s": headroom.delivered, "loader_headroom": headroom.ratio}
-    artifacts.write_json(metrics, {**result, **summary, "seconds": rows[-1].seconds})
-    if tracker.run_id:
-        reports.announce_run("train", tracker.run_id)
-    directory.remove_finished_others()
-
-
-def _curve(rows: list[Row]) -> list[dict[str, Any]]:
-    """Per step that has any: what the curves show."""
-    points: dict[int, dict[str, Any]] = {}
-    for row in rows:
-        kept = {name: row.metrics[name] for name in CURVES if name in row.metrics}
-        points.setdefault(row.step, {"step": row.step}).update(kept)
-    return [point for point in points.values() if len(point) > 1]
 
 
 @contextmanager
