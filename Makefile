@@ -40,7 +40,7 @@ repro: $(STAMP)
 	dvc repro && echo && python -m vla summary
 
 test: $(STAMP)
-	python -m pytest
+	OMP_NUM_THREADS=1 python -m pytest --numprocesses logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
 
 lint: $(STAMP)
 	ruff check .

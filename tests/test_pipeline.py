@@ -15,7 +15,7 @@ from clones import Clone
 
 from vla.stages import STAGES
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
 SMALL = {
     "download.sim.tasks": ["drawer-open-v3", "faucet-open-v3"],
     "download.sim.episodes_per_task": 5,
@@ -33,6 +33,7 @@ SMALL = {
     "train.steps": 40,
     "train.batch_size": 16,
     "train.validation_samples": 16,
+    "train.validation_actions": 8,
     "validate.holdout": 0.2,
     "evaluate.plotted_episodes": 1,
     "rollout.tasks": ["drawer-open-v3", "faucet-open-v3"],
@@ -64,6 +65,7 @@ def test_a_second_repro_runs_nothing(clone):
 
 def test_where_a_stage_runs_is_no_reason_to_run_it_again(clone):
     clone.change(execution__launcher="local", execution__workers=1, execution__log_every=20)
+    clone.change(execution__rollout_workers=1)
     assert clone.repro() == []
 
 

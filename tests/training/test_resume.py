@@ -16,6 +16,7 @@ from projects import REPOSITORY, a_project, train_flags, train_paths, write_para
 
 from vla.errors import Preempted
 
+pytestmark = pytest.mark.slow
 STEPS = 60
 CHANGES = {"train.steps": STEPS, "execution.checkpoint_every": 7, "execution.validate_every": 30}
 TWO_WORKERS = {"execution.launcher": "torchrun", "execution.workers": 2, "execution.micro_batch": 2}
@@ -235,7 +236,7 @@ def ray_workers(process: "subprocess.Popen[str]") -> list[psutil.Process]:
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.xdist_group("ray")
 def test_a_lost_ray_worker_is_replaced_and_the_result_is_that_of_torchrun(project):
     forget_states(project)
     write_params(project, {**CHANGES, **RAY, "execution.launcher": "torchrun"})
@@ -251,7 +252,7 @@ def test_a_lost_ray_worker_is_replaced_and_the_result_is_that_of_torchrun(projec
     assert weights(project, "ray") == weights(project, "torchrun")
 
 
-@pytest.mark.slow
+@pytest.mark.xdist_group("ray")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_under_ray_leaves_a_checkpoint(project, number):
     forget_states(project)
@@ -259,7 +260,7 @@ def test_a_signal_under_ray_leaves_a_checkpoint(project, number):
     stop_in_mid_training(project, "ray-stopped", number)
 
 
-@pytest.mark.slow
+@pytest.mark.xdist_group("ray")
 def test_ray_ends_with_a_killed_driver(project):
     forget_states(project)
     write_params(project, {**CHANGES, **RAY, "train.steps": 100_000})
