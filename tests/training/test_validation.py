@@ -90,6 +90,7 @@ def test_the_flow_loss_leaves_auxiliary_losses_out_and_dropout_off(recalling):
     with torch.no_grad():
         state.policy.eval().weight.fill_(2.0)
         answer = state.policy.encode(batch.obs, state.policy.initial_memory(32, CPU)).context
+    state.policy.train()
     noisy = batch.time_BPH[..., None] * batch.noise_BPHA + (1 - batch.time_BPH[..., None]) * batch.actions_BPHA
     error = (noisy - answer[:, None, None, None] - (batch.noise_BPHA - batch.actions_BPHA)) ** 2
     expected = float((error * batch.weight_BPHA).sum() / batch.weight_BPHA.sum())

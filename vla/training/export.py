@@ -3,6 +3,7 @@
 import csv
 import logging
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,6 @@ def export(made: Job, tracker: Tracker, *, policy: Path, training: Path, metrics
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, copy)
     rows = list(read_journal(directory.journal))
-    curve = _curve(rows)
     with artifacts.new_directory(training) as partial:
         shutil.copyfile(directory.journal, partial / "metrics.jsonl")
         shutil.copyfile(directory.self_checks, partial / "self_checks.json")
@@ -37,10 +37,9 @@ def export(made: Job, tracker: Tracker, *, policy: Path, training: Path, metrics
     with artifacts.new_file(loss) as partial, partial.open("w", newline="") as stream:
         writer = csv.DictWriter(stream, ["step", *CURVES], lineterminator="\n")
         writer.writeheader()
-        writer.writerows(curve)
+        writer.writerows(curve(rows))
     result = directory.summary()
-    last = {name: value for row in rows if row.step <= result["exported_step"] for name, value in row.metrics.items()}
-    summary: dict[str, float] = {name: last[name] for name in CURVES if name in last}
+    summary = numbers_of(rows, step=result["exported_step"])
     headroom = Headroom.of(rows)
     if headroom is not None:
         log.info("%s", headroom)
@@ -51,7 +50,13 @@ def export(made: Job, tracker: Tracker, *, policy: Path, training: Path, metrics
     directory.remove_finished_others()
 
 
-def _curve(rows: list[Row]) -> list[dict[str, Any]]:
+def numbers_of(rows: Sequence[Row], *, step: int) -> dict[str, float]:
+    """The metrics of CURVES as they stood at a step: each one's last value up to it."""
+    last = {name: value for row in rows if row.step <= step for name, value in row.metrics.items()}
+    return {name: last[name] for name in CURVES if name in last}
+
+
+def curve(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Per step that has any: what the curves show."""
     points: dict[int, dict[str, Any]] = {}
     for row in rows:
