@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ import vla.policies
 from vla.errors import Preempted
 from vla.models import bundle
 from vla.tracking.journal import read
-from vla.training import loop, train
+from vla.training import checkpoint, loop, train
 from vla.training.distributed import Context
 from vla.training.job import Job
 
@@ -127,6 +128,14 @@ def finish(job: Job, plan: Plan | None = None, *, world: int = 1) -> None:
     """Run a job to its end, or to where it is asked to stop."""
     code = end(start(job, plan, world=world))
     assert code == (0 if plan is None or plan.stop_at is None else Preempted.exit_code), f"exit code {code}"
+
+
+def wait_for_step(job: Job, step: int) -> None:
+    """Wait until there is a checkpoint of at least `step`."""
+    deadline = time.monotonic() + LIMIT_S
+    while checkpoint.last_step(job.state_directory.checkpoints) < step:
+        assert time.monotonic() < deadline, f"no checkpoint of step {step} within {LIMIT_S} s"
+        time.sleep(0.005)
 
 
 def kill(workers: Sequence[ForkServerProcess]) -> None:
