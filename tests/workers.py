@@ -9,7 +9,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from safetensors.torch import save_file
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
+from vla.errors import DataError
 from vla.training import loop
 from vla.training.distributed import Context
 from vla.training.job import Job
@@ -41,6 +44,48 @@ def validate_as_rank(rank: int, job: dict[str, Any], folder: str) -> None:
     finally:
         dist.destroy_process_group()
     Path(folder, f"{rank}.json").write_text(json.dumps(found))
+
+
+def step_as_rank(rank: int, job: dict[str, Any], folder: str) -> None:
+    """One of two processes that each take their half of a step in micro-batches, and then meet a bad sample.
+
+    Writes `<rank>.json`: the buckets whose gradients were exchanged in one step, and the error after the sample at
+    place 6 of step 1, which is rank 1's, got a state that is no number. `<rank>.safetensors`: the gradient of step 0.
+    """
+    buckets: list[int] = []
+
+    def exchange(group: dist.ProcessGroup, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+        buckets.append(bucket.index())
+        return allreduce_hook(group, bucket)
+
+    place = {"init_method": f"file://{folder}/rendezvous", "rank": rank, "world_size": 2}
+    dist.init_process_group("gloo", **place, timeout=timedelta(seconds=300))
+    try:
+        worker = loop.Worker.start(Job.parse(job, where="job"), Context(rank, 2, CPU, dist.group.WORLD))
+        worker.module.register_comm_hook(dist.group.WORLD, exchange)
+        with worker.feed:
+            worker.settle(0)
+            buckets.clear()
+            worker._backward(0, worker.feed.batches(0))
+            exchanged = list(buckets)
+            gradient = {name: value.grad.clone() for name, value in worker.state.parameters().items()}
+            worker.take_step()
+            spoil(worker, step=1, place=6)
+            try:
+                worker.take_step()
+            except DataError as error:
+                message = str(error)
+    finally:
+        dist.destroy_process_group()
+    save_file(gradient, Path(folder, f"{rank}.safetensors"))
+    Path(folder, f"{rank}.json").write_text(json.dumps({"exchanged": exchanged, "message": message}))
+
+
+def spoil(worker: loop.Worker, *, step: int, place: int) -> str:
+    """Make the state of a sample of a batch that has not been made yet no number; returns the sample's name."""
+    training = worker.parts.training
+    training._supply.steps.state_TS[training.sample_indices(step)[place]] = float("nan")
+    return training.names(step, place, place + 1)[0]
 
 
 class Doomed(Context):

@@ -11,8 +11,8 @@ from jaxtyping import Bool, Float, Float32
 from torch import Tensor, nn
 from torch.nn import functional
 
-MASKED = -1e9
-"""Finite, so that a row without any key to attend to stays finite too."""
+MASKED = -3e4
+"""Finite in float16 as well, so that a row without any key to attend to stays finite too."""
 
 
 def padding_mask(is_pad_BN: Bool[Tensor, "B N"]) -> Float32[Tensor, "B 1 1 N"]:

@@ -32,11 +32,20 @@ class _OnDevice:
         moved: dict[str, Any] = {}
         for item in fields(self):  # type: ignore[arg-type]  # subclasses are dataclasses
             value = getattr(self, item.name)
-            if isinstance(value, Tensor | _OnDevice):
+            if isinstance(value, _OnDevice):
                 moved[item.name] = value.to(device)
+            elif isinstance(value, Tensor):
+                moved[item.name] = _moved(value, device)
             elif isinstance(value, dict):
-                moved[item.name] = {key: tensor.to(device) for key, tensor in value.items()}
+                moved[item.name] = {key: _moved(tensor, device) for key, tensor in value.items()}
         return replace(self, **moved)  # type: ignore[type-var]
+
+
+def _moved(tensor: Tensor, device: torch.device) -> Tensor:
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        # A copy from ordinary memory would wait for everything that the GPU has to do before it.
+        return tensor.contiguous().pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from vla.models.policy import Batch, FlowLoss
 
 TIME_BINS = 4
 """Ranges of flow time that the log shows apart, equally likely in training; the first is nearest to the actions."""
-_BOUNDARIES = time_from_uniform(np.arange(1, TIME_BINS) / TIME_BINS)
+_BOUNDARIES = time_from_uniform(np.arange(1, TIME_BINS) / TIME_BINS).tolist()
 
 
 class Passed(NamedTuple):
@@ -29,8 +29,8 @@ class Passed(NamedTuple):
 @torch.no_grad()
 def errors_by_time(loss: FlowLoss, batch: Batch) -> Float64[Tensor, "2 K"]:
     """Sums of weighted errors and of weights in each range of flow time."""
-    boundaries = torch.from_numpy(_BOUNDARIES).to(batch.time_BPH.device)
-    bin_BPH = torch.bucketize(batch.time_BPH, boundaries)
+    # Compared with numbers instead of a tensor of them, whose copy to a GPU would have to be waited for.
+    bin_BPH = torch.stack([batch.time_BPH > boundary for boundary in _BOUNDARIES]).sum(0)
     sums = torch.stack([(loss.error_BPHA * batch.weight_BPHA).sum(-1), batch.weight_BPHA.sum(-1)]).double()
     return torch.stack([(sums * (bin_BPH == number)).flatten(1).sum(1) for number in range(TIME_BINS)], dim=1)
 
