@@ -37,8 +37,10 @@ PLUMBING = {
     "vla.training.begin": "which state a training goes on from",
     "vla.training.launch": "starts the workers; the same loop runs in each",
     "vla.training.launch_ray": "starts the workers; the same loop runs in each",
+    "vla.training.launch_settings": "what libraries are told about the machine",
     "vla.training.progress": "shows how it goes",
     "vla.training.state_directory": "where a training keeps its state, and who may write it",
+    "vla.training.worker_log": "messages",
     "vla.workspace": "where this machine keeps its state",
 }
 """Modules, or packages, that decide no result of a stage, and why: a change to them reruns nothing."""

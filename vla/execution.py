@@ -1,5 +1,6 @@
 """Section `execution`: where and how often, never what. No stage lists it under `params:`: a change reruns nothing."""
 
+from datetime import timedelta
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -37,6 +38,9 @@ class ExecutionConfig(Config):
     """Steps; the first checkpoint at or after each multiple stays until the training's state is removed."""
     max_failures: Annotated[int, Field(ge=0)]
     """Lost workers that Ray replaces before it gives up; each time training goes on from the last checkpoint."""
+    timeout_s: Count
+    """Seconds that training processes wait for each other, at an exchange, before they end: more than the slowest
+    checkpoint, validation or first batch takes."""
     cache_bytes: Count
     """Limit of the decoded frames that are kept: on disk in the order full, in memory by all workers in blocks."""
     prefetch: Annotated[int, Field(ge=0)]
@@ -45,3 +49,8 @@ class ExecutionConfig(Config):
     """Threads of each training process that decode in the order blocks."""
     rollout_workers: Count
     """Processes that play rollouts."""
+
+    @property
+    def timeout(self) -> timedelta:
+        """`timeout_s` as torch takes it."""
+        return timedelta(seconds=self.timeout_s)

@@ -9,6 +9,7 @@ import signal
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from types import FrameType
 
@@ -17,8 +18,18 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from vla.errors import LaunchError
 from vla.execution import Device
 from vla.models.device import choose_device
+
+HUNG = ("Timed out waiting", "Application timeout")
+LOST = ("Connection closed by peer", "Connection reset by peer")
+"""Parts of what gloo says; it has no classes for them."""
+PATIENCE = timedelta(minutes=30)
+
+
+class PeerLostError(RuntimeError):
+    """Another worker has ended, and says itself why."""
 
 
 @dataclass(slots=True)
@@ -99,20 +110,38 @@ def single(device: Device) -> Context:
 
 
 @contextmanager
-def torchrun(device: Device) -> Iterator[Context]:
-    """The context of a torchrun worker, with its process group."""
+def torchrun(device: Device, *, timeout: timedelta = PATIENCE) -> Iterator[Context]:
+    """The context of a torchrun worker, with its process group, whose ranks wait for each other for `timeout`."""
     place = {name: int(os.environ[name.upper()]) for name in ("local_rank", "local_world_size")}
     chosen = choose_device(device, local_rank=place["local_rank"], local_workers=place["local_world_size"])
-    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=timeout)
     try:
-        yield joined(chosen)
+        yield joined(chosen, timeout=timeout)
     finally:
         dist.destroy_process_group()
 
 
-def joined(device: torch.device) -> Context:
+def joined(device: torch.device, *, timeout: timedelta = PATIENCE) -> Context:
     """The context of a worker whose process group exists (torchrun's or Ray's)."""
-    control = dist.group.WORLD if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
+    is_gloo = dist.get_backend() == "gloo"
+    control = dist.group.WORLD if is_gloo else dist.new_group(backend="gloo", timeout=timeout)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     return Context(rank=dist.get_rank(), world_size=dist.get_world_size(), device=device, control=control)
+
+
+@contextmanager
+def peers_explained(rank: int, *, timeout: timedelta) -> Iterator[None]:
+    """Turn what gloo says of other ranks into words. NCCL ends the process itself, after the same time."""
+    try:
+        yield
+    except RuntimeError as error:
+        if any(part in str(error) for part in HUNG):
+            raise LaunchError(
+                f"execution.timeout_s: expected all workers at the same point within {timeout.total_seconds():g} s, "
+                f"found rank {rank} waiting for another one in vain. Look for one that is slow or stuck in the logs "
+                f"of the workers ('kill -USR1 PID' adds where each is), or raise it. Then run it again to go on."
+            ) from error
+        if any(part in str(error) for part in LOST):
+            raise PeerLostError(f"rank {rank}: ends as another worker has ended") from None
+        raise

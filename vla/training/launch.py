@@ -14,7 +14,7 @@ from typing import Any
 import vla
 from vla import artifacts, errors, lifeline
 from vla.errors import LaunchError, UserError
-from vla.training import distributed, loop
+from vla.training import distributed, launch_settings, loop, worker_log
 from vla.training.job import Job
 
 JOB_FILE = "job.json"
@@ -40,19 +40,18 @@ def _here(job: Job) -> None:
         )
     context = distributed.single(job.cfg.execution.device)
     context.stop_file = job.state_directory.stop
-    loop.train(job, context)
+    train(job, context)
 
 
 def _with_torchrun(job: Job) -> None:
-    workers = f"--nproc-per-node={job.cfg.execution.workers}"
-    _apart(job, ["torch.distributed.run", "--standalone", workers, "-m", "vla.training.worker"])
+    _apart(job, "vla.training.launch_torchrun")
 
 
 def _with_ray(job: Job) -> None:
-    _apart(job, ["vla.training.launch_ray"])
+    _apart(job, "vla.training.launch_ray")
 
 
-def _apart(job: Job, module: list[str]) -> None:
+def _apart(job: Job, module: str) -> None:
     """Run a launcher on the job's file, as a process in a session of its own.
 
     Launchers have their own ideas about signals, which reach them through the process group: Ray's servers die of a
@@ -62,9 +61,10 @@ def _apart(job: Job, module: list[str]) -> None:
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": str(job.cfg.execution.threads),
+        **launch_settings.missing(os.environ),
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
     }
-    command = [sys.executable, "-m", *module, str(file)]
+    command = [sys.executable, "-m", module, str(file)]
     # Ray's sockets need a short path, and what it leaves there goes with the training however that ends.
     with tempfile.TemporaryDirectory(prefix="vla-", ignore_cleanup_errors=True) as scratch:
         artifacts.write_json(file, {"job": job.plain(), "driver": this_process(), "scratch": scratch})
@@ -75,8 +75,9 @@ def _apart(job: Job, module: list[str]) -> None:
     raise_failure(job)
     if code:
         raise LaunchError(
-            f"{job.cfg.execution.launcher}: expected its workers to finish, found exit code {code}. Their "
-            f"own messages are above; 'dvc repro' continues from the last checkpoint."
+            f"{job.cfg.execution.launcher}: expected its workers to finish, found exit code {code}. Its "
+            f"own messages are above, those of the workers in {job.state_directory.logs}; 'dvc repro' continues from "
+            f"the last checkpoint."
         )
 
 
@@ -87,10 +88,18 @@ def work(values: dict[str, Any], driver: Mapping[str, Any], context: distributed
     _end_with(driver, heartbeat=job.state_directory.heartbeat)
     try:
         with errors.place_errors_explained():
-            return loop.train(job, context)
+            return train(job, context)
     except UserError as error:
         record_failure(job, error)
         raise
+
+
+def train(job: Job, context: distributed.Context) -> loop.Outcome:
+    """The training of one worker, which leaves in its log how it ended."""
+    launch_settings.complete()
+    rank, timeout = context.rank, job.cfg.execution.timeout
+    with worker_log.kept(job.state_directory.logs, rank), distributed.peers_explained(rank, timeout=timeout):
+        return loop.train(job, context)
 
 
 def this_process() -> dict[str, Any]:
@@ -108,7 +117,12 @@ def _end_with(driver: Mapping[str, Any], *, heartbeat: Path) -> None:
 
 
 def record_failure(job: Job, error: UserError) -> None:
-    """Leave a user's error where `raise_failure` finds it: launchers turn exceptions into their own."""
+    """Leave a user's error where `raise_failure` finds it: launchers turn exceptions into their own.
+
+    The first one stays: what comes after it are its consequences.
+    """
+    if job.state_directory.failure.is_file():
+        return
     artifacts.write_json(job.state_directory.failure, {"kind": type(error).__name__, "message": str(error)})
 
 

@@ -8,6 +8,7 @@ import logging
 import os
 import secrets
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,14 @@ import ray.train.torch
 
 from vla import lifeline
 from vla.errors import LaunchError, UserError
-from vla.training import distributed, launch
+from vla.execution import ExecutionConfig
+from vla.training import distributed, launch, launch_settings, lost_worker
 from vla.training.job import Job
+
+SHARED = ("PYTHONPATH", "OMP_NUM_THREADS", *launch_settings.DEFAULTS)
+"""What workers need before they import anything; Ray writes it to its logs."""
+PRIVATE = ("VLA_ASSETS", "HF_HUB_OFFLINE", "HF_HOME", "HF_TOKEN")
+"""Where workers find files of other projects, and as whom; in no log, and on no page of Ray."""
 
 
 def main() -> int:
@@ -47,15 +54,15 @@ def main() -> int:
 def run(job: Job, config: dict[str, Any]) -> None:
     """Run the job's workers on Ray and wait for them; a lost worker restarts from the last checkpoint."""
     execution = job.cfg.execution
-    _connect({name: os.environ[name] for name in ("PYTHONPATH", "OMP_NUM_THREADS")}, scratch=config["scratch"])
+    _connect({name: os.environ[name] for name in SHARED if name in os.environ}, scratch=config["scratch"])
     try:
-        enough_gpus = ray.cluster_resources().get("GPU", 0) >= execution.workers
-        use_gpu = execution.device == "cuda" or (execution.device == "auto" and enough_gpus)
-        _check_resources(execution.workers, use_gpu=use_gpu)
+        use_gpu = takes_gpus(execution, ray.cluster_resources())
+        _say_what_is_busy(execution, ray.available_resources(), use_gpu=use_gpu)
         trainer = ray.train.torch.TorchTrainer(
-            _worker,
+            _worker({name: os.environ[name] for name in PRIVATE if name in os.environ}),
             train_loop_config={name: config[name] for name in ("job", "driver")},
             scaling_config=ray.train.ScalingConfig(num_workers=execution.workers, use_gpu=use_gpu),
+            torch_config=ray.train.torch.TorchConfig(timeout_s=execution.timeout_s),
             run_config=ray.train.RunConfig(
                 name="train",
                 storage_path=str(job.state / "ray"),
@@ -63,20 +70,42 @@ def run(job: Job, config: dict[str, Any]) -> None:
             ),
         )
         trainer.fit()
-    except ray.train.TrainingFailedError:
+    except ray.train.TrainingFailedError as error:
         launch.raise_failure(job)
-        raise
+        raise LaunchError(explained(error, execution.max_failures, logs=str(job.state_directory.logs))) from error
     finally:
         ray.shutdown()
 
 
-def _worker(config: dict[str, Any]) -> None:
-    """Runs in a Ray worker process, whose process group Ray has set up."""
-    job = Job.parse(config["job"], where="job")
-    # A retry cannot mend what the user has to.
-    launch.raise_failure(job)
-    device = ray.train.torch.get_device()
-    launch.work(config["job"], config["driver"], distributed.joined(device))
+def explained(error: ray.train.TrainingFailedError, max_failures: int, *, logs: str) -> str:
+    """One message about the last of the failures, of those workers that did not just lose another one."""
+    failures = error.worker_failures if isinstance(error, ray.train.WorkerGroupError) else {"controller": error}
+    causes = {rank: text for rank, text in failures.items() if distributed.PeerLostError.__name__ not in str(text)}
+    found = "; ".join(f"{rank}: {_in_short(str(text))}" for rank, text in (causes or failures).items())
+    return (
+        f"ray: expected workers that finish, found that they failed {max_failures + 1} times "
+        f"(execution.max_failures {max_failures}), the last time by rank {found}. The logs of the workers are in "
+        f"{logs}. A worker that is killed has most often run out of memory. {lost_worker.AGAIN}"
+    )
+
+
+def _in_short(text: str) -> str:
+    """The last line of a traceback, the first line of anything else."""
+    lines = [line.strip() for line in text.strip().splitlines()] or ["no message"]
+    return lines[-1] if "Traceback" in text else lines[0]
+
+
+def _worker(private: Mapping[str, str]) -> Callable[[dict[str, Any]], None]:
+    """What runs in a Ray worker process. It travels as code with its values, which Ray does not look into."""
+
+    def work(config: dict[str, Any]) -> None:
+        os.environ.update(private)
+        # Only now: the Hub's client reads its variables when it is imported.
+        from vla.training import launch_ray_worker
+
+        launch_ray_worker.work(config)
+
+    return work
 
 
 def _connect(environment: dict[str, str], *, scratch: str) -> None:
@@ -95,14 +124,27 @@ def _connect(environment: dict[str, str], *, scratch: str) -> None:
     ray.init(address="local", include_dashboard=False, _temp_dir=scratch, **quiet)
 
 
-def _check_resources(workers: int, *, use_gpu: bool) -> None:
-    """Ray would wait for ever for what the cluster has not."""
+def takes_gpus(execution: ExecutionConfig, found: Mapping[str, float]) -> bool:
+    """Whether each worker gets a GPU of the cluster, which has `found` of each kind of resource.
+
+    Raises LaunchError when there are too few of what workers need, which Ray would wait for without end.
+    """
+    use_gpu = execution.device == "cuda" or (execution.device == "auto" and found.get("GPU", 0) >= execution.workers)
     kind = "GPU" if use_gpu else "CPU"
-    found = ray.cluster_resources().get(kind, 0)
-    if found < workers:
+    if found.get(kind, 0) < execution.workers:
         raise LaunchError(
-            f"execution.workers: expected at most {found:.0f}, the number of {kind}s that Ray has, found {workers}. "
-            f"Lower it, or set RAY_ADDRESS to a larger cluster."
+            f"execution.workers: expected at most {found.get(kind, 0):.0f}, the number of {kind}s that Ray has, found "
+            f"{execution.workers}. Lower it, or set RAY_ADDRESS to a larger cluster."
+        )
+    return use_gpu
+
+
+def _say_what_is_busy(execution: ExecutionConfig, free: Mapping[str, float], *, use_gpu: bool) -> None:
+    """In a cluster with other work the workers may have to wait for it."""
+    kind = "GPU" if use_gpu else "CPU"
+    if free.get(kind, 0) < execution.workers:
+        sys.stderr.write(
+            f"ray: waiting until {execution.workers} {kind}s are free, of which others leave {free.get(kind, 0):.0f}\n"
         )
 
 

@@ -3,7 +3,7 @@
 It is keyed by what decides the numbers, so an interrupted training is found again by the next `dvc repro`, in the
 checkout as in an experiment's workspace, and a training with other parameters never meets it.
 
-    checkpoints/  metrics.jsonl  bundle/  state.json
+    checkpoints/  metrics.jsonl  bundle/  state.json  logs/
     and, when it applies:  done.json  stop  preempted.json  failure.json
 """
 
@@ -85,6 +85,11 @@ class StateDirectory:
     def self_checks(self) -> Path:
         """What the workers found before they began to train."""
         return self.path / "self_checks.json"
+
+    @property
+    def logs(self) -> Path:
+        """A file of each worker's own words."""
+        return self.path / "logs"
 
     @property
     def heartbeat(self) -> Path:

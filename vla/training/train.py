@@ -23,7 +23,7 @@ from vla.periodic import repeated
 from vla.tracking import passport
 from vla.tracking.store import DatasetRecord
 from vla.tracking.tracker import Tracker, TrackingConfig
-from vla.training import begin, checkpoint, distributed, job, launch, loop, progress
+from vla.training import begin, checkpoint, distributed, job, launch, launch_settings, progress
 from vla.training.export import export
 from vla.training.job import Job, JobConfig
 from vla.training.state_directory import Identity, StateDirectory
@@ -101,7 +101,9 @@ def _torchrun_worker(cfg: Config) -> Iterator[distributed.Context | None]:
     if not distributed.launched_by_torchrun():
         yield None
         return
-    with distributed.torchrun(cfg.execution.device) as context, context.catching_signals():
+    launch_settings.complete()
+    execution = cfg.execution
+    with distributed.torchrun(execution.device, timeout=execution.timeout) as context, context.catching_signals():
         yield context
 
 
@@ -144,7 +146,7 @@ def _work_beside_others(
     with _supervised(cfg, made, resume=resume) if context.is_writer else nullcontext() as tracker:
         # The writer alone has looked whether a finished result is intact.
         if not context.from_writer(directory.done.is_file()):
-            loop.train(made, context)
+            launch.train(made, context)
         _check_outcome(directory)
         if tracker is not None:
             export(made, tracker, **outputs)
