@@ -5,6 +5,7 @@ import pytest
 from outcomes import CONFIG
 
 from vla import artifacts
+from vla.errors import CheckpointError
 from vla.registration.stale import close_stale_runs
 from vla.tracking import store
 from vla.tracking.journal import Journal
@@ -80,3 +81,12 @@ def test_a_training_that_is_overwritten_leaves_no_open_run(project, client):
     begin.overwrite(state.path.parent, identity)
     assert not state.path.exists()
     assert client.get_run(run_id).info.status == "KILLED"
+
+
+def test_the_run_of_a_training_in_progress_is_left_open_by_who_would_overwrite_it(project, client):
+    identity = Identity(params={}, inputs={}, code="c")
+    state = begin.find_state(project / ".vla" / "state", identity)
+    run_id = killed_training(client, state)
+    with state.hold("driver"), pytest.raises(CheckpointError, match="found one held by"):
+        begin.overwrite(state.path.parent, identity)
+    assert client.get_run(run_id).info.status == "RUNNING"

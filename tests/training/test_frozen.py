@@ -7,6 +7,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from vla.errors import CheckpointError
+from vla.models.bundle import write_tensors
 from vla.models.policy import Encoded, Policy
 from vla.training import checkpoint
 from vla.training.checkpoint import Retention
@@ -18,7 +19,7 @@ CONFIG = TrainConfig.parse(params({})["train"], where="test")
 
 
 class PartlyFrozen(Policy):
-    """What is used last is registered first; the frozen part is used first and has two names."""
+    """What is used last is registered first; the frozen part is used first. Each has a second name."""
 
     def __init__(self, trunk_seed: int = 0):
         super().__init__()
@@ -27,13 +28,13 @@ class PartlyFrozen(Policy):
         self.norm = nn.BatchNorm1d(4)
         torch.manual_seed(trunk_seed)
         self.trunk = nn.Linear(3, 4).requires_grad_(False)
-        self.again = self.trunk
+        self.again, self.last = self.trunk, self.head
 
     def encode(self, obs, memory):
         return Encoded(obs, memory, {})
 
     def velocity(self, context, noisy_actions_QHA, time_QH):
-        return self.head(self.norm(self.again(noisy_actions_QHA)))
+        return self.last(self.norm(self.again(noisy_actions_QHA)))
 
 
 def a_state(**changes) -> TrainState:
@@ -82,12 +83,17 @@ def test_a_resume_goes_on_with_the_same_bits(saved):
     assert not torch.equal(state.policy.head.weight, a_state().policy.head.weight)
 
 
-def test_the_bundle_is_complete(saved):
+def test_the_bundle_is_complete(saved, tmp_path):
     state, _ = saved
     weights = weights_for_bundle(state)
     assert set(weights) == set(state.policy.state_dict())
     assert torch.equal(weights["trunk.weight"], state.policy.trunk.weight)
-    assert torch.equal(weights["head.weight"], state.ema.values["head.weight"])
+    for name in ("head.weight", "last.weight"):
+        assert torch.equal(weights[name], state.ema.values["head.weight"])
+        assert not torch.equal(weights[name], state.policy.head.weight)
+    write_tensors(tmp_path / "weights", weights)
+    found = load_file(tmp_path / "weights")
+    assert all(torch.equal(found[name], value) for name, value in weights.items())
 
 
 def test_other_frozen_weights_than_those_of_the_start_are_refused(saved):

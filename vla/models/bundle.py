@@ -113,9 +113,19 @@ def save(
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a safetensors file; raises OSError when the disk does not take it, which safetensors says in words only."""
+    """Write a safetensors file; raises OSError when the disk does not take it, which safetensors says in words only.
+
+    Tensors that share memory, as tied weights do, are written once for each name.
+    """
+    written: dict[str, Tensor] = {}
+    places: set[int] = set()
+    for name, value in tensors.items():
+        own = value.detach().cpu().contiguous()
+        place = own.untyped_storage().data_ptr()
+        written[name] = own.clone() if place in places else own
+        places.add(place)
     try:
-        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, path)
+        save_file(written, path)
     except SafetensorError as error:
         if number := re.search(r"os error (\d+)", str(error)):
             raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None

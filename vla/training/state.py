@@ -74,9 +74,9 @@ class TrainState:
         return {name: value for name, value in self.policy.named_parameters() if value.requires_grad}
 
     def _model(self) -> dict[str, Tensor]:
-        """Trainable weights and buffers."""
-        frozen = frozen_parameters(self.policy)
-        return {name: value for name, value in self.policy.state_dict().items() if name not in frozen}
+        """Trainable weights, each under its first name, and buffers."""
+        trained, named = self.parameters(), dict(self.policy.named_parameters(remove_duplicate=False))
+        return {name: value for name, value in self.policy.state_dict().items() if name in trained or name not in named}
 
     def _moments(self) -> dict[str, Tensor]:
         """AdamW's per-parameter state under `<parameter name>/<moment>`."""
@@ -103,5 +103,8 @@ class TrainState:
 
 
 def weights_for_bundle(state: TrainState) -> dict[str, Tensor]:
-    """What the bundle gets: the model with averaged weights in place of the trained ones."""
-    return {**state.policy.state_dict(), **state.ema.values}
+    """What the bundle gets: the model with averaged weights in place of the trained ones, under all their names."""
+    averaged = {id(value): state.ema.values[name] for name, value in state.parameters().items()}
+    named = state.policy.named_parameters(remove_duplicate=False)
+    shared = {name: averaged[id(value)] for name, value in named if id(value) in averaged}
+    return {**state.policy.state_dict(), **shared}
