@@ -188,6 +188,18 @@ def test_a_server_that_comes_back_gets_everything(project, client, monkeypatch, 
     assert len(caplog.messages) == 2
 
 
+def test_a_disk_that_does_not_take_the_record_of_what_was_sent_is_waited_for(project, client, monkeypatch, caplog):
+    (project / "state" / "sender.json").mkdir(parents=True)
+    monkeypatch.setattr("vla.tracking.tracker.POLL_SECONDS", 0.05)
+    with caplog.at_level(logging.WARNING), Journal(project / "metrics.jsonl") as journal, start(project) as tracker:
+        journal.append(1, {"loss": 1.0})
+        wait_for(lambda: "Is a directory" in caplog.text)
+        (project / "state" / "sender.json").rmdir()
+        wait_for(lambda: "answers again" in caplog.text)
+    assert curve(client, tracker.run_id) == [(1, 1.0)]
+    assert len(client.search_runs([client.get_run(tracker.run_id).info.experiment_id])) == 1
+
+
 def test_a_lost_answer_to_any_request_changes_nothing_in_the_end(project, client, monkeypatch):
     lost: set[str] = set()
 

@@ -121,7 +121,7 @@ class Tracker:
                     self._ended = True
                     return
                 self._sender.send()
-            except store.SERVER_ERRORS as error:
+            except (*store.SERVER_ERRORS, OSError) as error:  # OSError: what has been sent is noted on a disk
                 if end and time.monotonic() + POLL_SECONDS > self._deadline:
                     return
                 self._note_silence(error)
