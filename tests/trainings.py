@@ -13,6 +13,7 @@ from projects import REPOSITORY, train_flags
 
 Process = subprocess.Popen[str]
 TWO_WORKERS = {"execution.launcher": "torchrun", "execution.workers": 2, "execution.micro_batch": 2}
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
 LIMIT_S = 240.0
 
 

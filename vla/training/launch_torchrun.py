@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 from torch.distributed import run as torchrun
+from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from vla.errors import LaunchError, UserError
@@ -35,6 +36,9 @@ def main() -> int:
         logs = str(job.state_directory.logs)
         launch.record_failure(job, LaunchError(lost_worker.explained(rank, failure.exitcode, logs=logs)))
         return 2
+    except SignalException as signalled:
+        # A cluster's scheduler signals every process: torchrun has passed it on and waited 30 s for a checkpoint.
+        return 0 if job.state_directory.preempted.is_file() else 128 + signalled.sigval
     return 0
 
 
