@@ -2,105 +2,73 @@
 
 import argparse
 import os
-import platform
-import shutil
-import tempfile
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from datetime import timedelta
-from importlib.metadata import PackageNotFoundError, version
-from multiprocessing import get_context
 from pathlib import Path
 
-import torch
-import torch.distributed
-from packaging.version import Version
-
 from vla import workspace
+from vla.commands import doctor_machine as machine
+from vla.commands import doctor_training as training
+from vla.commands.doctor_machine import Check, bad, good
+from vla.dvc_file import artifact_paths
 from vla.errors import UserError
-from vla.tracking import store
+from vla.training.train import Config
 
-FLOOR = {"mlflow": "3.11", "prefect": "3.6.19", "ray": "2.54", "torch": "2.10"}
-"""Package -> lowest version without a known hole that matters here."""
-FREE_BYTES = 5_000_000_000
+NOTE = """each line is one check; a line that begins with BAD says what to do, and then the exit code is 2.
+versions are compared with the oldest ones without known holes, free space with what checkpoints of
+the last training take, workers and devices with section 'execution' of params.yaml in this folder."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--all-reduce", action=argparse.BooleanOptionalAction, default=True, help="try two processes")
+    parser.epilog = NOTE
+    parser.add_argument(
+        "--all-reduce",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="try a sum over two processes, and over all GPUs where there are several (default: yes)",
+    )
+    parser.add_argument(
+        "--loader",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="where there are data and a training, measure the loader for two seconds; "
+        "it decodes first what no training has kept decoded (default: yes)",
+    )
 
 
 def run(options: argparse.Namespace) -> str:
     """One line per check; raises UserError with all of them when one failed."""
-    checks = [*_versions(), _devices(), _disk(), *_programs(), _tracking()]
-    if options.all_reduce:
-        checks.append(_all_reduce())
-    lines = [f"{'ok ' if good else 'BAD'}  {what:<16}{found}" for good, what, found in checks]
-    if not all(good for good, _, _ in checks):
+    checks = list(_checks(all_reduce=options.all_reduce, loader=options.loader))
+    width = max(len(check.what) for check in checks) + 2
+    lines = [f"{'ok ' if check.good else 'BAD'}  {check.what:<{width}}{check.found}" for check in checks]
+    if not all(check.good for check in checks):
         raise UserError("\n".join(["something here would not work:", *lines]))
     return "\n".join(lines)
 
 
-Check = tuple[bool, str, str]
-"""Whether it is good, what was looked at, what was found."""
+def _checks(*, all_reduce: bool, loader: bool) -> Iterator[Check]:
+    cfg, problem = _settings()
+    bundle = artifact_paths("train").get("policy")
+    yield from machine.versions()
+    yield from machine.programs()
+    yield from machine.devices()
+    yield from machine.disks(bundle, kept=cfg.execution.keep_checkpoints if cfg else 1)
+    yield machine.file_system(workspace.local_store())
+    yield machine.shared_memory()
+    yield machine.ports(os.environ)
+    yield from training.settings(cfg) if cfg else [problem]
+    yield training.environment()
+    yield training.tracking()
+    if all_reduce:
+        yield from training.exchanges()
+    if loader and cfg:
+        yield training.loader(cfg)
 
 
-def _versions() -> Iterator[Check]:
-    yield True, "python", platform.python_version()
-    for package, floor in FLOOR.items():
-        try:
-            found = version(package)
-        except PackageNotFoundError:
-            yield False, package, f"not installed; {floor} or newer is needed. Run 'make setup'"
-            continue
-        good = Version(found) >= Version(floor)
-        yield good, package, found if good else f"{found}; {floor} or newer is needed, as older ones have known holes"
-
-
-def _devices() -> Check:
-    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    return True, "devices", f"{os.cpu_count()} CPU cores, {len(gpus)} GPUs {', '.join(gpus)}".rstrip()
-
-
-def _disk() -> Check:
-    free = shutil.disk_usage(workspace.main_checkout()).free
-    good = free >= FREE_BYTES
-    return good, "disk", f"{free:,} bytes free" + ("" if good else f"; {FREE_BYTES:,} are needed. Try 'vla clean'")
-
-
-def _programs() -> Iterator[Check]:
-    for program in ("git", "dvc"):
-        found = shutil.which(program)
-        yield found is not None, program, found or "not on PATH. Run 'source .venv/bin/activate', or install it"
-
-
-def _tracking() -> Check:
-    uri = store.tracking_uri()
-    file = Path(uri.removeprefix("sqlite:///"))
-    if uri.startswith("sqlite") and not file.exists():
-        return True, "tracking", f"{uri}, made by the first training"
+def _settings() -> tuple[Config | None, Check]:
+    """The parameters of this folder; else what is wrong with them."""
+    if not Path("params.yaml").is_file():
+        return None, good("workers", "no params.yaml in this folder")
     try:
-        with store.answering(uri, then="Start it; training goes on without it."):
-            store.connect(uri).search_experiments(max_results=1)
+        return Config.load(), good("workers", "")
     except UserError as error:
-        return False, "tracking", str(error)
-    return True, "tracking", f"{store.public_uri(uri)} answers"
-
-
-def _all_reduce() -> Check:
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as processes:
-                list(processes.map(_sum_of_ranks, [0, 1], [f"{folder}/store"] * 2))
-        except (RuntimeError, ValueError) as error:
-            return False, "all-reduce", f"two gloo processes did not agree: {store.first_line(error)}"
-    return True, "all-reduce", "two gloo processes agree"
-
-
-def _sum_of_ranks(rank: int, file: str) -> None:
-    limit = timedelta(seconds=60)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2, timeout=limit)
-    value = torch.tensor([rank + 1.0])
-    torch.distributed.all_reduce(value)
-    if value.item() != 3.0:
-        raise ValueError(f"expected 1 + 2 = 3, found {value.item()}")
-    torch.distributed.destroy_process_group()
+        return None, bad("workers", str(error))

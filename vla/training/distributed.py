@@ -31,6 +31,8 @@ PATIENCE = timedelta(minutes=30)
 class PeerLostError(RuntimeError):
     """Another worker has ended, and says itself why."""
 
+    words = "ends as another worker has ended"
+
 
 @dataclass(slots=True)
 class Context:
@@ -143,5 +145,5 @@ def peers_explained(rank: int, *, timeout: timedelta) -> Iterator[None]:
                 f"of the workers ('kill -USR1 PID' adds where each is), or raise it. Then run it again to go on."
             ) from error
         if any(part in str(error) for part in LOST):
-            raise PeerLostError(f"rank {rank}: ends as another worker has ended") from None
+            raise PeerLostError(f"rank {rank}: {PeerLostError.words}") from None
         raise

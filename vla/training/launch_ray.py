@@ -37,6 +37,8 @@ SHARED = ("PYTHONPATH", "OMP_NUM_THREADS", *launch_settings.DEFAULTS)
 PRIVATE = ("VLA_ASSETS", "HF_HUB_OFFLINE", "HF_HOME", "HF_TOKEN")
 """Where workers find files of other projects, and as whom; in no log, and on no page of Ray."""
 
+LOG_LINES = 40
+
 
 def main() -> int:
     """Run the job; returns the exit code. A user's error is left for the process that waits."""
@@ -72,6 +74,7 @@ def run(job: Job, config: dict[str, Any]) -> None:
         trainer.fit()
     except ray.train.TrainingFailedError as error:
         launch.raise_failure(job)
+        _show_logs(error, job.state_directory.logs)
         raise LaunchError(explained(error, execution.max_failures, logs=str(job.state_directory.logs))) from error
     finally:
         ray.shutdown()
@@ -79,20 +82,36 @@ def run(job: Job, config: dict[str, Any]) -> None:
 
 def explained(error: ray.train.TrainingFailedError, max_failures: int, *, logs: str) -> str:
     """One message about the last of the failures, of those workers that did not just lose another one."""
-    failures = error.worker_failures if isinstance(error, ray.train.WorkerGroupError) else {"controller": error}
-    causes = {rank: text for rank, text in failures.items() if distributed.PeerLostError.__name__ not in str(text)}
-    found = "; ".join(f"{rank}: {_in_short(str(text))}" for rank, text in (causes or failures).items())
+    if not isinstance(error, ray.train.WorkerGroupError):
+        return (
+            f"ray: expected a training that finishes, found that Ray gave up: {_in_short(error)}. {lost_worker.AGAIN}"
+        )
+    found = "; ".join(f"rank {rank}: {_in_short(failure)}" for rank, failure in causes(error.worker_failures).items())
     return (
         f"ray: expected workers that finish, found that they failed {max_failures + 1} times "
-        f"(execution.max_failures {max_failures}), the last time by rank {found}. The logs of the workers are in "
+        f"(execution.max_failures {max_failures}), the last time {found}. The logs of the workers are in "
         f"{logs}. A worker that is killed has most often run out of memory. {lost_worker.AGAIN}"
     )
 
 
-def _in_short(text: str) -> str:
-    """The last line of a traceback, the first line of anything else."""
-    lines = [line.strip() for line in text.strip().splitlines()] or ["no message"]
-    return lines[-1] if "Traceback" in text else lines[0]
+def causes(failures: Mapping[int, Exception]) -> Mapping[int, Exception]:
+    """Those that are not just a consequence of another worker's."""
+    lost = distributed.PeerLostError.words
+    return {rank: failure for rank, failure in failures.items() if lost not in str(failure)} or failures
+
+
+def _in_short(failure: Exception) -> str:
+    """The last line of a traceback; the first line of anything else, with what it is."""
+    lines = str(failure).strip().splitlines() or ["no message"]
+    return lines[-1] if "Traceback" in str(failure) else f"{type(failure).__name__}: {lines[0].rstrip('.')}"
+
+
+def _show_logs(error: ray.train.TrainingFailedError, logs: Path) -> None:
+    """What the workers at fault have written last, as Ray keeps their messages to itself."""
+    for rank in causes(error.worker_failures) if isinstance(error, ray.train.WorkerGroupError) else ():
+        file = logs / f"rank{rank}.log"
+        if file.is_file():
+            sys.stderr.writelines(f"[rank{rank}] {line}\n" for line in file.read_text().splitlines()[-LOG_LINES:])
 
 
 def _worker(private: Mapping[str, str]) -> Callable[[dict[str, Any]], None]:

@@ -66,19 +66,3 @@ def test_a_prediction_for_image_files_is_json(bundle, tmp_path, capsys):
 def test_wrong_words_of_a_prediction_are_refused(bundle, capsys, words, message):
     assert cli.main(["predict", "--policy", str(bundle.path), "--instruction", "open the drawer", *words]) == 2
     assert message in capsys.readouterr().err
-
-
-def test_the_doctor_says_what_it_found(capsys, monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    cli.main(["doctor"])
-    out, err = capsys.readouterr()
-    shown = out + err
-    assert "two gloo processes agree" in shown
-    assert all(name in shown for name in ["python", "torch", "ray", "mlflow", "prefect", "disk", "git"])
-
-
-def test_the_doctor_refuses_a_tracking_server_that_does_not_answer(capsys, monkeypatch):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    assert cli.main(["doctor", "--no-all-reduce"]) == 2
-    assert "BAD  tracking        http://127.0.0.1:9: expected the tracking store to answer" in capsys.readouterr().err
