@@ -156,10 +156,12 @@ def test_gradients_that_overflow_at_any_scale_end_the_training(make_job):
         worker.journal.close()
 
 
-@pytest.mark.parametrize("name", ["float32", *NARROW])
-def test_a_training_that_was_stopped_ends_with_the_bits_of_one_that_was_not(make_job, monkeypatch, name):
+@pytest.mark.parametrize(
+    ("name", "fused"), [("float32", False), ("float32", True), ("bfloat16", True), ("float16", False)]
+)
+def test_a_training_that_was_stopped_ends_with_the_bits_of_one_that_was_not(make_job, monkeypatch, name, fused):
     monkeypatch.setattr(precision, "FIRST_SCALE", 2.0**20)
-    settings = {"train__precision": name, "execution__checkpoint_every": 100}
+    settings = {"train__precision": name, "train__optimizer__fused": fused, "execution__checkpoint_every": 100}
     whole, stopped = make_job("whole", **settings), make_job("stopped", **settings)
     assert loop.train(whole, distributed.single("cpu")) == "done"
     assert loop.train(stopped, StopsAfter(6)) == "preempted"

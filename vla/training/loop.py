@@ -82,8 +82,8 @@ class Worker:
     @classmethod
     def start(cls, job: Job, context: Context) -> "Worker":
         """Build everything as it is before the first step."""
+        check_supported(job.cfg.train.precision, context.device)
         cfg, parts = job.cfg, Parts.build(job)
-        check_supported(cfg.train.precision, context.device)
         policy = parts.policy.to(context.device).train()
         state = TrainState.fresh(policy, cfg.train)
         schedule = Schedule(cfg.train.optimizer, job.steps, parts.training.steps_per_epoch)
