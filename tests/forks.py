@@ -34,7 +34,7 @@ POLICIES = Path(__file__).with_name("more_policies")
 """Policies that only tests train."""
 CPU = torch.device("cpu")
 LIMIT_S = 120.0
-SURE = ("loss", "grad_norm", "validation_loss", "batch_digest", "lr")
+SURE = ("loss", "grad_norm", "validation_loss", "batch_digest", "lr", "skipped_steps")
 """Metrics, by the beginning of their names, that are no times."""
 
 

@@ -27,10 +27,11 @@ from projects import a_job, a_project, write_params
 from vla.training import checkpoint
 from vla.training.job import Job
 
-ORDERS: Mapping[str, Mapping[str, Any]] = {
-    "full": {"train.order": "full"},
-    "blocks": {"train.order": "blocks", "train.buffer_steps": 6},
+KINDS: Mapping[str, Mapping[str, Any]] = {
+    "float32": {"train.order": "full"},
+    "float16": {"train.order": "blocks", "train.buffer_steps": 6, "train.precision": "float16"},
 }
+"""Trainings that take turns."""
 TRAINING = {
     "train.validation_actions": 0,
     "train.best": {"metric": "validation_loss", "every": 4},
@@ -61,31 +62,31 @@ class Kills:
         self.root, self.tally = a_project(root), Tally()
         self._random = random.Random(seed)
         self._expected, seconds = {}, []
-        for order in ORDERS:
-            started, job = time.monotonic(), self._job(order, f"undisturbed-{order}")
+        for kind in KINDS:
+            started, job = time.monotonic(), self._job(kind, f"undisturbed-{kind}")
             forks.finish(job)
             seconds.append(time.monotonic() - started)
-            self._expected[order] = forks.result(job)
+            self._expected[kind] = forks.result(job)
         self._seconds = min(seconds)
 
     def until(self, count: int, *, report: Callable[[Tally], None] = lambda _tally: None) -> Tally:
         """Kill until there were `count`, then let the last training end."""
         tally = self.tally
         while tally.kills.total() < count:
-            order = list(ORDERS)[tally.trainings % len(ORDERS)]
-            while not self._try(order, doomed=tally.kills.total() < count):
+            kind = list(KINDS)[tally.trainings % len(KINDS)]
+            while not self._try(kind, doomed=tally.kills.total() < count):
                 pass
-            job = self._job(order, "killed")
-            if forks.result(job) != self._expected[order]:
+            job = self._job(kind, "killed")
+            if forks.result(job) != self._expected[kind]:
                 tally.different.append(tally.trainings)
             tally.trainings += 1
             shutil.rmtree(job.state)
             report(tally)
         return tally
 
-    def _try(self, order: str, *, doomed: bool) -> bool:
+    def _try(self, training: str, *, doomed: bool) -> bool:
         """One start; returns whether the training has come to its end."""
-        job, draw = self._job(order, "killed"), self._random
+        job, draw = self._job(training, "killed"), self._random
         kind = draw.choice(("moment", "operation")) if doomed else "none"
         operation = draw.randint(1, OPERATIONS) if kind == "operation" else None
         workers = forks.start(job, Plan(operation=operation))
@@ -101,14 +102,14 @@ class Kills:
         self.tally.went_on_from[NEVER if state.done.is_file() else checkpoint.last_step(state.checkpoints)] += 1
         return False
 
-    def _job(self, order: str, name: str) -> Job:
+    def _job(self, kind: str, name: str) -> Job:
         draw = self._random
         cadences = {
             "execution.checkpoint_every": draw.randint(1, 3),
             "execution.keep_checkpoints": draw.randint(1, 3),
             "execution.prefetch": draw.randint(0, 2),
         }
-        write_params(self.root, {**TRAINING, **ORDERS[order], **cadences})
+        write_params(self.root, {**TRAINING, **KINDS[kind], **cadences})
         return a_job(self.root, state=self.root / name, frames=self.root / "frames")
 
 

@@ -16,6 +16,7 @@ from vla.training.state import TrainState
 BACKWARD = {"policy__name": "backward_vla", "execution__micro_batch": 1}
 
 
+@pytest.mark.slow
 def test_trainings_killed_at_fifty_random_moments_end_as_if_nobody_had_disturbed_them(tmp_path):
     tally = Kills(tmp_path / "project", seed=0).until(50)
     assert tally.different == []
@@ -111,6 +112,7 @@ def test_the_comparison_finds_a_resume_that_is_not_exact(make_job, monkeypatch, 
     assert (digests[0] == digests[1]) == (change in (nothing, moments_lost))
 
 
+@pytest.mark.slow
 def test_the_command_goes_on_after_kill_9_of_everything_it_started(make_job, project):
     """By torchrun, with the bits of two ranks that were started by hand."""
     settings = {**TWO_WORKERS, "execution.checkpoint_every": 1, "train.steps": 30}
