@@ -5,6 +5,7 @@ from unittest import mock
 
 import pytest
 from projects import params
+from ray.exceptions import RayError
 from ray.train import WorkerGroupError
 
 from vla.errors import LaunchError
@@ -65,3 +66,11 @@ def test_the_last_failure_is_told_of_those_who_caused_it(tmp_path, capsys):
         (tmp_path / f"rank{rank}.log").write_text(f"words of {rank}\n")
     launch_ray._show_logs(error, tmp_path)
     assert capsys.readouterr().err == "[rank1] words of 1\n"
+
+
+def test_a_lost_controller_is_one_message():
+    message = launch_ray.explained(RayError("The actor died unexpectedly.\nclass_name: ..."), 2, logs="state/logs")
+    assert message == (
+        "ray: expected a training that finishes, found that Ray lost it: RayError: The actor died unexpectedly. "
+        "'dvc repro' continues from the last checkpoint."
+    )

@@ -23,6 +23,7 @@ if "RAY_ADDRESS" not in os.environ:
     os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 import ray
+import ray.exceptions
 import ray.train
 import ray.train.torch
 
@@ -72,7 +73,7 @@ def run(job: Job, config: dict[str, Any]) -> None:
             ),
         )
         trainer.fit()
-    except ray.train.TrainingFailedError as error:
+    except (ray.train.TrainingFailedError, ray.exceptions.RayError) as error:
         launch.raise_failure(job)
         _show_logs(error, job.state_directory.logs)
         raise LaunchError(explained(error, execution.max_failures, logs=str(job.state_directory.logs))) from error
@@ -80,11 +81,11 @@ def run(job: Job, config: dict[str, Any]) -> None:
         ray.shutdown()
 
 
-def explained(error: ray.train.TrainingFailedError, max_failures: int, *, logs: str) -> str:
+def explained(error: Exception, max_failures: int, *, logs: str) -> str:
     """One message about the last of the failures, of those workers that did not just lose another one."""
     if not isinstance(error, ray.train.WorkerGroupError):
         return (
-            f"ray: expected a training that finishes, found that Ray gave up: {_in_short(error)}. {lost_worker.AGAIN}"
+            f"ray: expected a training that finishes, found that Ray lost it: {_in_short(error)}. {lost_worker.AGAIN}"
         )
     found = "; ".join(f"rank {rank}: {_in_short(failure)}" for rank, failure in causes(error.worker_failures).items())
     return (
@@ -106,7 +107,7 @@ def _in_short(failure: Exception) -> str:
     return lines[-1] if "Traceback" in str(failure) else f"{type(failure).__name__}: {lines[0].rstrip('.')}"
 
 
-def _show_logs(error: ray.train.TrainingFailedError, logs: Path) -> None:
+def _show_logs(error: Exception, logs: Path) -> None:
     """What the workers at fault have written last, as Ray keeps their messages to itself."""
     for rank in causes(error.worker_failures) if isinstance(error, ray.train.WorkerGroupError) else ():
         file = logs / f"rank{rank}.log"
