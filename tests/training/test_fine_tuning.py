@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+import subprocess
 
 import pytest
 import torch
@@ -32,7 +34,7 @@ def make_tuning(make_job, origin):
     def make(name: str = "tuned", **changes) -> Job:
         made = make_job(name, train__init_from=str(origin), **changes)
         digest = bundle.verify(origin)["bundle_digest"]
-        return made.model_copy(update={"passport": {"inputs": {"init_from": digest}}})
+        return made.model_copy(update={"passport": {"inputs": {"init_from": digest}}, "origin": origin})
 
     return make
 
@@ -116,6 +118,15 @@ def test_the_bundle_s_content_is_part_of_a_training_s_identity(project, origin, 
     write_params(project, {"train.init_from": str(tmp_path / "nowhere")})
     with pytest.raises(CheckpointError, match=r"nowhere: expected a bundle with model\.safetensors, found none"):
         job.identify(JobConfig.load(project / "params.yaml"), **places)
+
+
+def test_a_relative_path_is_one_of_the_project_wherever_the_stage_runs(project, origin, monkeypatch):
+    subprocess.run(["git", "init", "-q", project], check=True)
+    shutil.copytree(origin, project / "kept" / "base")
+    write_params(project, {"train.init_from": "kept/base"})
+    cfg = JobConfig.load(project / "params.yaml")
+    monkeypatch.chdir(project / "data")
+    assert job.origin_path(cfg) == project / "kept" / "base"
 
 
 def test_epochs_are_passes_of_whole_batches_over_the_train_split(make_job):

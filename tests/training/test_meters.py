@@ -3,16 +3,17 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 import torch
-from batches import a_spec, fake_batch
+from batches import a_spec, fake_batch, tiny_policy
 from hypothesis import given
 from hypothesis import strategies as st
 
 from vla.models.flow_matching import time_from_uniform
 from vla.models.policy import FlowLoss
 from vla.training import distributed
-from vla.training.machine import Machine
+from vla.training.machine import Machine, count_flops
 from vla.training.meters import Interval, Step
 from vla.training.objective import TIME_BINS, errors_by_time
+from vla.training.recompute import recompute_blocks
 
 STEP = Step(loss=2.0, grad_norm=3.0, data_seconds=0.5, seconds=2.0, stop=False, by_time=[1.0] * 2 * TIME_BINS)
 
@@ -92,3 +93,17 @@ def test_the_peak_of_a_known_gpu_is_that_of_its_data_sheet(monkeypatch, name, pr
     context = distributed.single("cpu")
     context.device = torch.device("cuda")
     assert Machine(context, precision).peak_flops() == peak
+
+
+def test_operations_are_counted_once_whether_or_not_blocks_are_computed_again():
+    policy, spec = tiny_policy("tiny_vla")
+    batch, layer = fake_batch(spec, 1), policy.embed_state[2]
+    plain = count_flops(policy, batch, policy)
+    recompute_blocks(policy)
+    assert count_flops(policy, batch, policy) == plain
+    # One row through a square layer: forward, and the gradients of its input and of its weight.
+    width = layer.in_features
+    assert plain > 3 * 2 * width * width
+    layer.requires_grad_(requires_grad=False)
+    assert plain - count_flops(policy, batch, policy) == 2 * width * width
+    assert all(value.grad is None for value in policy.parameters())

@@ -40,6 +40,19 @@ class _OnDevice:
                 moved[item.name] = {key: _moved(tensor, device) for key, tensor in value.items()}
         return replace(self, **moved)  # type: ignore[type-var]
 
+    def first(self, count: int) -> Self:
+        """The first rows of every tensor."""
+        taken: dict[str, Any] = {}
+        for item in fields(self):  # type: ignore[arg-type]  # subclasses are dataclasses
+            value = getattr(self, item.name)
+            if isinstance(value, _OnDevice):
+                taken[item.name] = value.first(count)
+            elif isinstance(value, Tensor):
+                taken[item.name] = value[:count]
+            elif isinstance(value, dict):
+                taken[item.name] = {key: tensor[:count] for key, tensor in value.items()}
+        return replace(self, **taken)  # type: ignore[type-var]
+
 
 def _moved(tensor: Tensor, device: torch.device) -> Tensor:
     if device.type == "cuda" and tensor.device.type == "cpu":

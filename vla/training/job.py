@@ -45,8 +45,8 @@ class TrainConfig(Config):
     epochs: Count | None
     """Passes over the train split, of whole batches; null where `steps` says it."""
     init_from: Path | None
-    """A bundle whose weights the training begins with (vla/training/fine_tuning.py); null for random ones. DVC does not
-    watch it: when it changes, run `dvc repro -f -s train`."""
+    """A bundle whose weights the training begins with (vla/training/fine_tuning.py), by a path in the project; null for
+    random ones. DVC does not watch it: when it changes, run `dvc repro -f -s train`."""
     batch_size: Count
     """Samples per optimizer step, over all workers."""
     order: OrderName
@@ -118,6 +118,8 @@ class Job(Config):
     code: str
     """Digest of the training code."""
     passport: dict[str, Any]
+    origin: Path | None = None
+    """The bundle of `train.init_from`, wherever a worker runs."""
 
     @property
     def state_directory(self) -> StateDirectory:
@@ -143,9 +145,15 @@ def identify(cfg: JobConfig, *, dataset: Path, episodes: Path, norm_stats: Path,
     }
     if isinstance(cfg.transforms.tokenizer, TokenizerSource):
         inputs["tokenizer"] = find_tokenizer(cfg.transforms.tokenizer).digest()
-    if cfg.train.init_from is not None:
-        inputs["init_from"] = bundle.verify(cfg.train.init_from)["bundle_digest"]
+    if origin := origin_path(cfg):
+        inputs["init_from"] = bundle.verify(origin)["bundle_digest"]
     return Identity(params=cfg.tracked(), inputs=inputs, code=training_code(cfg))
+
+
+def origin_path(cfg: JobConfig) -> Path | None:
+    """The bundle that `train.init_from` names, by a path in the main checkout where it is relative."""
+    path = cfg.train.init_from
+    return None if path is None else workspace.main_checkout() / path
 
 
 def find_tokenizer(source: TokenizerSource) -> Asset:

@@ -13,7 +13,6 @@ from typing import Literal
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from vla import artifacts, keyed
 from vla.models import bundle
@@ -27,7 +26,7 @@ from vla.training.distributed import Context, without_sync
 from vla.training.divergence import not_finite
 from vla.training.feed import Feed
 from vla.training.job import Job
-from vla.training.machine import Machine
+from vla.training.machine import Machine, count_flops
 from vla.training.meters import Interval, Step
 from vla.training.objective import TIME_BINS, Passed, errors_by_time, sample_errors, weighted_error
 from vla.training.optim import Schedule, clip_gradients, learning_rates, set_learning_rate
@@ -137,9 +136,9 @@ class Worker:
             with autocast(self.job.cfg.train.precision, device):
                 return self.state.policy(batch)
 
-        with FlopCounterMode(display=False) as counter:
-            checks.policy_learns_what_counts(self.state.policy, batches[0].to(device), forward)
-        self.machine.flops_per_sample = counter.get_total_flops() / len(batches[0].sample_uid_B)
+        batch = batches[0].to(device)
+        checks.policy_learns_what_counts(self.state.policy, batch, forward)
+        self.machine.flops_per_sample = count_flops(self.state.policy, batch.first(1), forward)
         return checks
 
     def run(self) -> Outcome:

@@ -5,13 +5,18 @@ Operations are those of matrix products, convolutions and attention in one forwa
 utilisation" (Chowdhery et al., arXiv:2204.02311) against the peak of the data sheet without sparsity.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import psutil
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
+from vla.models.policy import Batch, FlowLoss, Policy
 from vla.training.distributed import Context
 from vla.training.precision import Precision
+from vla.training.recompute import nothing_recomputed
 
 NARROW_TFLOPS = {
     "A100": 312.0,
@@ -62,3 +67,11 @@ class Machine:
         peak = torch.cuda.max_memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
         return float(peak)
+
+
+def count_flops(policy: Policy[Any], batch: Batch, forward: Callable[[Batch], FlowLoss]) -> float:
+    """Operations of one forward and backward pass of a batch, none of them twice; no gradient is left behind."""
+    trainable = [value for value in policy.parameters() if value.requires_grad]
+    with nothing_recomputed(policy), FlopCounterMode(display=False) as counter:
+        torch.autograd.grad(forward(batch).error_BPHA.sum(), trainable, allow_unused=True)
+    return float(counter.get_total_flops())

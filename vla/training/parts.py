@@ -91,8 +91,7 @@ class Parts:
 
 def origin_of(job: Job) -> Origin | None:
     """The bundle that the training begins with, if it does."""
-    path = job.cfg.train.init_from
-    return None if path is None else Origin.read(path, digest=job.passport["inputs"]["init_from"])
+    return None if job.origin is None else Origin.read(job.origin, digest=job.passport["inputs"]["init_from"])
 
 
 def make_tokenize(job: Job, instructions: Sequence[str]) -> Tokenize:

@@ -133,6 +133,7 @@ def _job(
         frames=job.frames_folder(),
         code=identity.code,
         passport=papers,
+        origin=job.origin_path(cfg),
     )
 
 
