@@ -87,7 +87,9 @@ class Kills:
     def _try(self, training: str, *, doomed: bool) -> bool:
         """One start; returns whether the training has come to its end."""
         job, draw = self._job(training, "killed"), self._random
-        kind = draw.choice(("moment", "operation")) if doomed else "none"
+        # The rarer kind: on a machine that has become faster most trainings end before their moment comes.
+        rarer = min(("moment", "operation"), key=lambda kind: (self.tally.kills[kind], draw.random()))
+        kind = rarer if doomed else "none"
         operation = draw.randint(1, OPERATIONS) if kind == "operation" else None
         workers = forks.start(job, Plan(operation=operation))
         if kind == "moment":
