@@ -43,6 +43,18 @@ def test_a_port_in_use_is_named_with_its_owner():
             meeting_place({"MASTER_PORT": str(port)})
 
 
+def test_a_ray_cluster_that_does_not_answer_is_refused_at_once():
+    with socket.socket() as listening:
+        listening.bind(("localhost", 0))
+        port = listening.getsockname()[1]
+        with pytest.raises(LaunchError, match=rf"RAY_ADDRESS: expected .* found none at localhost:{port} \("):
+            launch.check_cluster(f"localhost:{port}")
+        listening.listen()
+        launch.check_cluster(f"ray://localhost:{port}")
+    for address in (None, "auto", "local"):
+        launch.check_cluster(address)
+
+
 @pytest.mark.parametrize(
     ("address", "port", "message"),
     [

@@ -20,7 +20,7 @@ from vla.dvc_file import artifact_paths
 from vla.errors import UserError
 from vla.models.device import choose_device
 from vla.tracking import store
-from vla.training import job, launch_settings
+from vla.training import job, launch, launch_settings
 from vla.training.distributed import single
 from vla.training.feed import Feed
 from vla.training.headroom import ENOUGH
@@ -38,6 +38,7 @@ def settings(cfg: JobConfig) -> Iterator[Check]:
     execution = cfg.execution
     try:
         job.check_split(cfg, workers=execution.workers)
+        launch.check_cluster(os.environ.get("RAY_ADDRESS"))
         device = choose_device(execution.device, local_workers=execution.workers)
     except UserError as error:
         yield bad("workers", str(error))

@@ -19,6 +19,7 @@ from vla.training.job import Job
 
 JOB_FILE = "job.json"
 HEARTBEAT_LIMIT_S = 5.0
+CONNECT_S = 10.0
 ROOT = Path(vla.__file__).parent.parent
 """Lets workers import the same `vla` as this process, also in an experiment's workspace."""
 
@@ -48,7 +49,22 @@ def _with_torchrun(job: Job) -> None:
 
 
 def _with_ray(job: Job) -> None:
+    check_cluster(os.environ.get("RAY_ADDRESS"))
     _apart(job, "vla.training.launch_ray")
+
+
+def check_cluster(address: str | None) -> None:
+    """Raise LaunchError where nobody listens at HOST:PORT: Ray would try for minutes, and then end without a word."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
+    except OSError as error:
+        raise LaunchError(
+            f"RAY_ADDRESS: expected a Ray cluster that answers, found none at {address} ({error}). Start it, or unset "
+            f"RAY_ADDRESS: then training starts a Ray of its own."
+        ) from error
 
 
 def _apart(job: Job, module: str) -> None:
@@ -57,7 +73,7 @@ def _apart(job: Job, module: str) -> None:
     Launchers have their own ideas about signals, which reach them through the process group: Ray's servers die of a
     SIGTERM, torchrun kills its workers on Ctrl-C. Here this process alone gets signals, and asks for a checkpoint.
     """
-    file = job.state / JOB_FILE
+    file, driver, directory = job.state / JOB_FILE, this_process(), job.state_directory
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": str(job.cfg.execution.threads),
@@ -67,16 +83,18 @@ def _apart(job: Job, module: str) -> None:
     command = [sys.executable, "-m", module, str(file)]
     # Ray's sockets need a short path, and what it leaves there goes with the training however that ends.
     with tempfile.TemporaryDirectory(prefix="vla-", ignore_cleanup_errors=True) as scratch:
-        artifacts.write_json(file, {"job": job.plain(), "driver": this_process(), "scratch": scratch})
+        artifacts.write_json(file, {"job": job.plain(), "driver": driver, "scratch": scratch})
         with subprocess.Popen(command, env=environment, start_new_session=True) as launcher:
             code = launcher.wait()
         with suppress(ProcessLookupError):
             os.killpg(launcher.pid, signal.SIGKILL)  # servers of Ray that take their time
-    raise_failure(job)
+    if directory.done.is_file() or directory.preempted.is_file():
+        return  # the workers have reached what was asked of them, however their launcher ended afterwards
+    raise_failure(job, driver)
     if code:
         raise LaunchError(
             f"{job.cfg.execution.launcher}: expected its workers to finish, found exit code {code}. Its "
-            f"own messages are above, those of the workers in {job.state_directory.logs}; 'dvc repro' continues from "
+            f"own messages are above, those of the workers in {directory.logs}; 'dvc repro' continues from "
             f"the last checkpoint."
         )
 
@@ -90,7 +108,7 @@ def work(values: dict[str, Any], driver: Mapping[str, Any], context: distributed
         with errors.place_errors_explained():
             return train(job, context)
     except UserError as error:
-        record_failure(job, error)
+        record_failure(job, error, driver)
         raise
 
 
@@ -116,19 +134,26 @@ def _end_with(driver: Mapping[str, Any], *, heartbeat: Path) -> None:
         lifeline.watch_heartbeat(heartbeat, limit=HEARTBEAT_LIMIT_S)
 
 
-def record_failure(job: Job, error: UserError) -> None:
+def record_failure(job: Job, error: UserError, driver: Mapping[str, Any]) -> None:
     """Leave a user's error where `raise_failure` finds it: launchers turn exceptions into their own.
 
-    The first one stays: what comes after it are its consequences.
+    The first one of a driver stays: what comes after it are its consequences.
     """
-    if job.state_directory.failure.is_file():
-        return
-    artifacts.write_json(job.state_directory.failure, {"kind": type(error).__name__, "message": str(error)})
+    if _failure(job, driver) is None:
+        values = {"kind": type(error).__name__, "message": str(error), "driver": dict(driver)}
+        artifacts.write_json(job.state_directory.failure, values)
 
 
-def raise_failure(job: Job) -> None:
-    """Raise the user error that a worker has recorded, if one has."""
-    file = job.state_directory.failure
-    if file.is_file():
-        values = artifacts.read_json(file, made_by="vla train")
+def raise_failure(job: Job, driver: Mapping[str, Any]) -> None:
+    """Raise the user error that a worker or launcher of `driver` has recorded, if one has."""
+    if (values := _failure(job, driver)) is not None:
         raise getattr(errors, values["kind"])(values["message"])
+
+
+def _failure(job: Job, driver: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What was recorded for `driver`; a launcher of another one, killed before, may have left its own."""
+    file = job.state_directory.failure
+    if not file.is_file():
+        return None
+    values: dict[str, Any] = artifacts.read_json(file, made_by="vla train")
+    return values if values["driver"] == driver else None

@@ -49,7 +49,7 @@ def main() -> int:
     try:
         run(job, values)
     except UserError as error:
-        launch.record_failure(job, error)
+        launch.record_failure(job, error, values["driver"])
         return 2
     return 0
 
@@ -74,7 +74,7 @@ def run(job: Job, config: dict[str, Any]) -> None:
         )
         trainer.fit()
     except (ray.train.TrainingFailedError, ray.exceptions.RayError) as error:
-        launch.raise_failure(job)
+        launch.raise_failure(job, config["driver"])
         _show_logs(error, job.state_directory.logs)
         raise LaunchError(explained(error, execution.max_failures, logs=str(job.state_directory.logs))) from error
     finally:
@@ -139,7 +139,13 @@ def _connect(environment: dict[str, str], *, scratch: str) -> None:
         "runtime_env": {"env_vars": environment},
     }
     if address := os.environ.get("RAY_ADDRESS"):
-        ray.init(address=address, **quiet)
+        try:
+            ray.init(address=address, **quiet)
+        except (ConnectionError, ray.exceptions.AuthenticationError) as error:
+            raise LaunchError(
+                f"RAY_ADDRESS: expected a Ray cluster that lets this training in, found {_in_short(error)}. Start it, "
+                f"and set RAY_AUTH_MODE and RAY_AUTH_TOKEN as it has them."
+            ) from error
         return
     ray.init(address="local", include_dashboard=False, _temp_dir=scratch, **quiet)
 
