@@ -6,12 +6,15 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from datetime import timedelta
 
 import pytest
 
+from vla import artifacts
 from vla.errors import DataError, LaunchError
-from vla.training import distributed, launch, launch_settings, lost_worker, worker_log
+from vla.training import distributed, launch, launch_settings, lost_worker, train, worker_log
 from vla.training.launch_torchrun import first_to_fail, meeting_place
 
 
@@ -150,9 +153,50 @@ def test_a_crash_leaves_its_stacks_in_the_log(tmp_path):
     assert "string_at" in text
 
 
+US, ANOTHER = ({"host": "here", "pid": pid, "started": 1.5} for pid in (7, 8))
+
+
 def test_the_first_failure_stays_as_what_follows_are_its_consequences(make_job):
     job = make_job()
-    launch.record_failure(job, DataError("a view is missing"))
-    launch.record_failure(job, LaunchError("rank 0 has ended"))
+    launch.record_failure(job, DataError("a view is missing"), US)
+    launch.record_failure(job, LaunchError("rank 0 has ended"), US)
     with pytest.raises(DataError, match="a view is missing"):
-        launch.raise_failure(job)
+        launch.raise_failure(job, US)
+
+
+def test_a_failure_that_a_launcher_of_a_killed_run_leaves_is_none_of_ours(make_job):
+    job = make_job()
+    launch.record_failure(job, LaunchError("rank 0 has ended"), ANOTHER)
+    launch.raise_failure(job, US)
+    launch.record_failure(job, DataError("a view is missing"), US)
+    with pytest.raises(DataError, match="a view is missing"):
+        launch.raise_failure(job, US)
+
+
+@pytest.mark.parametrize("reached", ["done", "preempted"])
+def test_what_workers_have_reached_counts_however_their_launcher_ends(make_job, reached):
+    job = make_job()
+    launcher = "a.launcher.that.fails"
+    with pytest.raises(LaunchError, match="found exit code 1"):
+        launch._apart(job, launcher)
+    launch.record_failure(job, LaunchError("rank 0 has ended"), launch.this_process())
+    artifacts.write_json(getattr(job.state_directory, reached), {"step": 12})
+    launch._apart(job, launcher)
+
+
+def test_what_a_killed_run_s_writer_says_at_its_end_is_not_taken_for_the_next_run_s(make_job):
+    directory = make_job().state_directory
+    holds = threading.Event()
+
+    def end_slowly() -> None:
+        with directory.hold("writer"):
+            holds.set()
+            time.sleep(0.3)
+            artifacts.write_json(directory.preempted, {"step": 3})
+
+    writer = threading.Thread(target=end_slowly)
+    writer.start()
+    holds.wait()
+    train._last_intact_step(directory)
+    writer.join()
+    assert not directory.preempted.exists()

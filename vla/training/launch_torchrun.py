@@ -16,6 +16,7 @@ from torch.distributed import run as torchrun
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
+from vla import lifeline
 from vla.errors import LaunchError, UserError
 from vla.training import launch, lost_worker
 from vla.training.job import Job
@@ -24,17 +25,20 @@ from vla.training.job import Job
 def main() -> int:
     """Run the job; returns the exit code. A user's error is left for the process that waits."""
     file = Path(sys.argv[1])
-    job = Job.parse(json.loads(file.read_text())["job"], where="job")
+    values = json.loads(file.read_text())
+    driver = values["driver"]
+    lifeline.watch_process(driver["pid"], driver["started"], whole_group=True)
+    job = Job.parse(values["job"], where="job")
     try:
         words = [*meeting_place(os.environ), f"--nproc-per-node={job.cfg.execution.workers}"]
         torchrun.run(torchrun.parse_args([*words, "-m", "vla.training.worker", str(file)]))
     except UserError as error:
-        launch.record_failure(job, error)
+        launch.record_failure(job, error, driver)
         return 2
     except ChildFailedError as error:
         rank, failure = first_to_fail(error.failures)
         logs = str(job.state_directory.logs)
-        launch.record_failure(job, LaunchError(lost_worker.explained(rank, failure.exitcode, logs=logs)))
+        launch.record_failure(job, LaunchError(lost_worker.explained(rank, failure.exitcode, logs=logs)), driver)
         return 2
     except SignalException as signalled:
         # A cluster's scheduler signals every process: torchrun has passed it on and waited 30 s for a checkpoint.

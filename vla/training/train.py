@@ -158,8 +158,6 @@ def _supervised(cfg: Config, made: Job, *, resume: bool) -> Iterator[Tracker]:
     """What the starting process does while workers train: hold the state, pass signals on, show and track progress."""
     directory = made.state_directory
     with directory.hold("driver"):
-        for leftover in (directory.stop, directory.preempted, directory.failure):
-            leftover.unlink(missing_ok=True)
         step = _last_intact_step(directory)
         if not directory.done.is_file():
             if step:
@@ -182,6 +180,8 @@ def _last_intact_step(directory: StateDirectory) -> int | None:
     """The step to go on from, after removing what an interrupted training has left half done."""
     with directory.hold("writer"):  # workers outlive a killed driver by a moment
         artifacts.remove_leftovers(directory.path)
+        for said in (directory.stop, directory.preempted, directory.failure):
+            said.unlink(missing_ok=True)
         _forget_damaged_result(directory)
         return checkpoint.newest_intact(directory.checkpoints)
 
