@@ -1,5 +1,6 @@
 """Artifacts: complete when they exist, recognised by digests."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -185,3 +186,19 @@ def test_the_digest_of_files_covers_names_and_contents_but_no_bytecode(tmp_path)
     assert changed != first
     (tmp_path / "code" / "b.py").write_text("")
     assert digest() != changed
+
+
+def test_a_directory_that_cannot_be_emptied_yet_is_out_of_the_way_and_goes_with_the_leftovers(tmp_path, monkeypatch):
+    folder = tmp_path / "00000001"
+    folder.mkdir()
+    with monkeypatch.context() as network:
+        network.setattr(os, "rmdir", not_empty)
+        artifacts.remove_directory(folder)
+        assert [item.name for item in tmp_path.iterdir()] == [".00000001.removed"]
+    artifacts.remove_leftovers(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def not_empty(path, **_place) -> None:
+    """A network file system keeps a removed file that is open, under another name."""
+    raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), str(path))

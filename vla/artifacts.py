@@ -60,12 +60,15 @@ def new_directory(path: Path) -> Iterator[Path]:
 
 
 def remove_directory(path: Path) -> None:
-    """Remove a directory under another name, so that an interruption never leaves a part of it at `path`."""
+    """Remove a directory under another name, so that an interruption never leaves a part of it at `path`.
+
+    What cannot be removed yet, as a file that is open on a network file system, is left to `remove_leftovers`.
+    """
     doomed = path.with_name(f".{path.name}.removed")
     shutil.rmtree(doomed, ignore_errors=True)
     path.rename(doomed)
     _sync(path.parent)
-    shutil.rmtree(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -64,7 +64,7 @@ class TrainState:
                 f"'vla train --overwrite'."
             )
         self.policy.load_state_dict(tensors["model"], strict=False)  # compared above; the frozen ones are in place
-        self.ema.values = {name: value.to(self.ema.values[name].device) for name, value in tensors["ema"].items()}
+        self.ema.values = {name: _copied(value, self.ema.values[name].device) for name, value in tensors["ema"].items()}
         self._load_moments(tensors["optimizer"], where=str(found.path))
         self.loss_scale = LossScale(**found.notes["loss_scale"])
         self.step = found.step
@@ -99,7 +99,12 @@ class TrainState:
             # AdamW keeps its step counter on the CPU, unless it is fused.
             counter = moment == "step" and not self.optimizer.defaults["fused"]
             place = torch.device("cpu") if counter else named[name].device
-            self.optimizer.state[named[name]][moment] = value.to(place)
+            self.optimizer.state[named[name]][moment] = _copied(value, place)
+
+
+def _copied(value: Tensor, device: torch.device) -> Tensor:
+    """A tensor of a checkpoint's own memory: as read, it is a view of the file, which could then not be removed."""
+    return value.to(device, copy=True)
 
 
 def weights_for_bundle(state: TrainState) -> dict[str, Tensor]:
