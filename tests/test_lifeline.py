@@ -174,3 +174,17 @@ def test_a_worker_on_another_machine_ends_when_the_heartbeat_stops(tmp_path):
             time.sleep(0.1)
             assert worker.poll() is None
         assert worker.wait(timeout=5) == 1
+
+
+def test_a_heartbeat_that_cannot_be_read_at_first_or_for_a_while_counts_as_unchanged(tmp_path):
+    heartbeat = tmp_path / "heartbeat"
+    with subprocess.Popen([sys.executable, "-c", LISTENER, str(heartbeat)], stdout=subprocess.PIPE) as worker:
+        assert worker.stdout.readline() == b"listening\n"
+        for beat in range(10):
+            time.sleep(0.1)
+            assert worker.poll() is None
+            if beat % 2:
+                heartbeat.unlink()
+            else:
+                heartbeat.write_text(str(beat + 1))
+        assert worker.wait(timeout=5) == 1

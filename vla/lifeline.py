@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -61,16 +62,18 @@ def watch_process(pid: int, start_time: float, *, poll: float = 0.3, whole_group
 def watch_heartbeat(file: Path, *, limit: float, poll: float = 0.5) -> None:
     """End this process at once when the contents of `file` stay the same for `limit` seconds of this machine's clock.
 
-    For workers on another machine than their driver; the machines' clocks are not compared.
+    For workers on another machine than their driver; the machines' clocks are not compared. A file that cannot be read
+    counts as unchanged.
     """
 
     def loop() -> None:
-        seen, since = file.read_bytes(), time.monotonic()
+        seen, since = b"", time.monotonic()
         while time.monotonic() - since < limit:
+            with suppress(OSError):
+                found = file.read_bytes()
+                if found != seen:
+                    seen, since = found, time.monotonic()
             time.sleep(poll)
-            found = file.read_bytes() if file.is_file() else b""
-            if found != seen:
-                seen, since = found, time.monotonic()
         os._exit(1)
 
     threading.Thread(target=loop, name="heartbeat", daemon=True).start()
