@@ -83,6 +83,9 @@ def test_speed_is_per_device_and_a_cpu_has_no_known_peak():
     [
         ("NVIDIA H100 80GB HBM3", "bfloat16", 989e12),
         ("NVIDIA H100 PCIe", "float16", 756e12),
+        ("NVIDIA H100 NVL", "bfloat16", 835e12),
+        ("NVIDIA H200", "bfloat16", 989e12),
+        ("NVIDIA H200 NVL", "bfloat16", 835e12),
         ("NVIDIA H100 80GB HBM3", "float32", None),
         ("NVIDIA A100-SXM4-80GB", "bfloat16", 312e12),
         ("An unknown GPU", "bfloat16", None),
