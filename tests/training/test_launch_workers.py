@@ -1,6 +1,7 @@
 """Workers as launchers start them: on two machines by torchrun, in a standing Ray cluster; and how a loss is told."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -11,7 +12,17 @@ from pathlib import Path
 import psutil
 import pytest
 from projects import train_flags, write_params
-from trainings import LIMIT_S, TWO_WORKERS, environment, finish, forget_states, start, wait_for_step, weights
+from trainings import (
+    LIMIT_S,
+    TWO_WORKERS,
+    environment,
+    finish,
+    forget_states,
+    saved_steps,
+    start,
+    wait_for_step,
+    weights,
+)
 
 STEPS = {"train.steps": 12, "execution.checkpoint_every": 4}
 TOKEN = "hf_not_to_be_seen"
@@ -63,6 +74,22 @@ def test_two_machines_under_torchrun_train_what_one_does(project):
     assert len(list(project.glob(".vla/state/*/logs/rank*.log"))) == 2
 
 
+@pytest.mark.slow
+def test_two_machines_that_share_no_storage_are_refused_with_the_folder(project, tmp_path):
+    forget_states(project)
+    write_params(project, {**TWO_WORKERS, **STEPS})
+    shutil.copytree(project, tmp_path / "other")
+    place = f"--rdzv-endpoint=localhost:{free_port()}"
+    words = ["--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", place, "--local-addr=localhost"]
+    launcher = ("-m", "torch.distributed.run", *words)
+    folders = [project, tmp_path / "other"]
+    machines = [start(folder, "two", launcher=launcher) for folder in folders]
+    for folder, machine in zip(folders, machines, strict=True):
+        said = finish(machine, code=1)
+        assert f"{folder}/.vla/state: expected a folder with the same files for all workers" in said
+        assert saved_steps(folder) == []
+
+
 @pytest.fixture
 def cluster(tmp_path):
     """The address of a Ray cluster of another person: other folder, other environment, and a token."""
@@ -105,6 +132,9 @@ def test_a_standing_ray_cluster_trains_with_our_code_and_our_access_to_the_hub(p
     ours = {**access, "VLA_ASSETS": str(tmp_path / "assets"), "HF_HUB_OFFLINE": "1", "HF_TOKEN": TOKEN}
     said = train(project, "many", ours, code=2)
     assert "execution.workers: expected at most 2, the number of CPUs that Ray has, found 4." in said
+    said = train(project, "strange", {**ours, "RAY_AUTH_TOKEN": "another"}, code=2)
+    assert "RAY_ADDRESS: expected a Ray cluster that lets this training in" in said
+    assert "another" not in said
     write_params(project, ray)
     said = train(project, "cluster", ours)
     assert TOKEN not in said
