@@ -200,6 +200,18 @@ def test_a_disk_that_does_not_take_the_record_of_what_was_sent_is_waited_for(pro
     assert len(client.search_runs([client.get_run(tracker.run_id).info.experiment_id])) == 1
 
 
+def test_a_run_ends_as_its_training_did_even_when_the_disk_takes_no_record_of_it(project, client, monkeypatch):
+    monkeypatch.setattr("vla.tracking.tracker.POLL_SECONDS", 0.05)
+    file = project / "state" / "sender.json"
+    tracker = start(project)
+    wait_for(lambda: file.is_file() and record(project)["described"])
+    file.unlink()
+    file.mkdir()
+    assert not tracker.close("FAILED", timeout=0.3)
+    assert client.get_run(tracker.run_id).info.status == "FAILED"
+    file.rmdir()
+
+
 def test_a_lost_answer_to_any_request_changes_nothing_in_the_end(project, client, monkeypatch):
     lost: set[str] = set()
 

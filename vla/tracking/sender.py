@@ -92,9 +92,14 @@ class Sender:
         self._unsent = []
 
     def finish(self, status: Status) -> None:
-        """Send what is left and end the run."""
-        self.note(status)
-        self.send()
+        """Send what is left and end the run; raises OSError after that when the disk does not take the record of it."""
+        try:
+            self.note(status)
+            self.send()
+        except OSError:
+            if self.sent.run_id is not None:
+                store.connect(self._uri).set_terminated(self.sent.run_id, status)
+            raise
         self._open().set_terminated(self._run_id(), status)
 
     def note(self, status: Status) -> None:
