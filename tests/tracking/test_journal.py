@@ -119,6 +119,25 @@ def test_a_tail_reads_a_truncated_journal_from_its_start(tmp_path):
     assert [row.step for row in tail.new_rows()] == [1, 2]
 
 
+def test_a_tail_reads_a_journal_of_the_same_inode_that_is_another_from_its_start(tmp_path):
+    path = filled(tmp_path / "metrics.jsonl", 1, 2)
+    tail = Tail(path)
+    tail.new_rows()
+    path.write_bytes(b"")
+    assert tail.new_rows() == []
+    path.write_text(
+        "".join(f'{{"metrics": {{"validation_loss": 0.5}}, "seconds": 1.0, "step": {step}}}\n' for step in range(9))
+    )
+    assert [row.step for row in tail.new_rows()] == list(range(9))
+    path.write_text(
+        "".join(
+            f'{{"metrics": {{"a_longer_name_than_before": 0.5}}, "seconds": 1.0, "step": {step}}}\n'
+            for step in (1, 2, 3, 4, 5, 6, 7, 8, 9, 10)
+        )
+    )
+    assert [row.step for row in tail.new_rows()] == list(range(1, 11))
+
+
 def test_a_line_that_is_no_row_is_named(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\n')

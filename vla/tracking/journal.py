@@ -83,22 +83,23 @@ class Tail:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._inode, self._offset = 0, 0
+        self._offset, self._last = 0, b""
+        """Behind the last row that was given, and that row."""
 
     def new_rows(self) -> list[Row]:
         """The complete rows added since the last call; all rows again after the writer has truncated the file."""
         if not self.path.is_file():
             return []
         with self.path.open("rb") as stream:
-            status = os.fstat(stream.fileno())
-            # A file system may give a replaced file's inode to the next one.
-            if status.st_ino != self._inode or status.st_size < self._offset:
-                self._inode, self._offset = status.st_ino, 0
-            stream.seek(self._offset)
+            # Neither inode nor size tells: a file system may give a replaced file's inode to the next, longer one.
+            stream.seek(self._offset - len(self._last))
+            if stream.read(len(self._last)) != self._last:
+                self._offset, self._last = stream.seek(0), b""
             text = stream.read()
-        complete = text[: text.rfind(b"\n") + 1]
-        self._offset += len(complete)
-        return [_parse(line, self.path) for line in complete.splitlines()]
+        lines = text[: text.rfind(b"\n") + 1].splitlines(keepends=True)
+        self._offset += sum(map(len, lines))
+        self._last = lines[-1] if lines else self._last
+        return [_parse(line, self.path) for line in lines]
 
 
 def read(path: Path) -> Iterator[Row]:
