@@ -45,6 +45,10 @@ class LaunchError(UserError, RuntimeError):
     """A launcher cannot start what was asked for: too few CPUs, no GPU, an address that does not answer."""
 
 
+class WorkerHungError(LaunchError):
+    """A worker has waited for another one in vain; to begin again from the last checkpoint may help."""
+
+
 class Preempted(Exception):  # noqa: N818  # an outcome, not an error
     """Training stopped on request after a checkpoint; the next run continues it."""
 

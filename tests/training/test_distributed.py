@@ -88,7 +88,7 @@ def said_by_the_first(act_of_second: Callable[[], None], folder: Path) -> tuple[
 
 def test_a_rank_waits_for_a_stuck_one_no_longer_than_it_is_told(tmp_path):
     kind, message, seconds = said_by_the_first(lambda: time.sleep(5), tmp_path)
-    assert kind == "LaunchError"
+    assert kind == "WorkerHungError"
     assert message.startswith("execution.timeout_s: expected all workers at the same point within 2 s, found rank 0")
     assert 1.5 < seconds < 5
 
@@ -96,3 +96,22 @@ def test_a_rank_waits_for_a_stuck_one_no_longer_than_it_is_told(tmp_path):
 def test_a_rank_says_that_another_one_has_ended(tmp_path):
     kind, message, _ = said_by_the_first(lambda: None, tmp_path)
     assert (kind, message) == ("PeerLostError", "rank 0: ends as another worker has ended")
+
+
+def test_a_folder_that_is_not_the_same_for_all_ranks_is_named_by_each(tmp_path):
+    def act(context: Context) -> str:
+        context.check_shared(tmp_path)
+        own = tmp_path / "disk" / str(context.rank)
+        own.mkdir(parents=True)
+        try:
+            context.check_shared(own)
+        except LaunchError as error:
+            return str(error).replace(str(own), "FOLDER")
+        return "shared"
+
+    message = (
+        "FOLDER: expected a folder with the same files for all workers, found other ones for rank 1. "
+        "Put the project on storage that all machines see under the same path."
+    )
+    assert answers(act, tmp_path) == [message] * 2
+    assert list(tmp_path.rglob(".seen*")) == []

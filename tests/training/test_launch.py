@@ -8,12 +8,14 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from datetime import timedelta
 
 import pytest
+import torch
 
 from vla import artifacts
-from vla.errors import DataError, LaunchError
+from vla.errors import DataError, LaunchError, WorkerHungError
 from vla.training import distributed, launch, launch_settings, lost_worker, train, worker_log
 from vla.training.launch_torchrun import first_to_fail, meeting_place
 
@@ -200,3 +202,26 @@ def test_what_a_killed_run_s_writer_says_at_its_end_is_not_taken_for_the_next_ru
     train._last_intact_step(directory)
     writer.join()
     assert not directory.preempted.exists()
+
+
+class Stuck(distributed.Context):
+    """A worker that waits for another one in vain."""
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        raise RuntimeError(f"Timed out waiting 2000ms for recv of {len(values)} numbers")
+
+
+@pytest.mark.parametrize(("launcher", "recorded"), [("ray", False), ("torchrun", True)])
+def test_a_hung_worker_ends_the_training_only_where_nobody_starts_workers_again(make_job, launcher, recorded):
+    job, driver = make_job(execution__launcher=launcher), launch.this_process()
+    with pytest.raises(WorkerHungError, match=r"execution\.timeout_s: expected all workers at the same point"):
+        launch.work(job.plain(), driver, Stuck(0, 1, torch.device("cpu"), None))
+    assert job.state_directory.failure.is_file() == recorded
+
+
+def test_a_worker_that_does_not_see_its_driver_s_files_says_so_before_it_trains(make_job):
+    job, driver = make_job(), launch.this_process()
+    artifacts.write_json(job.state / launch.JOB_FILE, {"driver": ANOTHER})
+    with pytest.raises(LaunchError, match=f"{job.state}: expected a folder with the same files for all workers"):
+        launch.work(job.plain(), driver, distributed.single("cpu"))
+    assert not job.state_directory.checkpoints.exists()

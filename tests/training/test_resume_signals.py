@@ -77,12 +77,13 @@ def test_under_torchrun_it_does_not_matter_who_gets_the_signal(project, send, nu
     stop(project, TWO_WORKERS, send, number)
 
 
-def test_a_torchrun_of_one_s_own_passes_the_signal_on(project):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_torchrun_of_one_s_own_passes_the_signal_on(project, number):
     forget_states(project)
     write_params(project, {**ENDLESS, **TWO_WORKERS})
     process = start(project, "stopped", launcher=TORCHRUN)
     wait_for_metrics(project)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     # torchrun has an exit code of its own.
     assert "after a checkpoint" in finish(process, code=1)
     assert len(saved_steps(project)) == 1
@@ -92,6 +93,19 @@ def test_a_torchrun_of_one_s_own_passes_the_signal_on(project):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_under_ray_leaves_a_checkpoint(project, number):
     stop(project, {**RAY, **ENDLESS}, to_group, number)
+
+
+def test_torchrun_ends_with_a_killed_driver_and_leaves_no_failure(project):
+    forget_states(project)
+    write_params(project, {**TWO_WORKERS, "train.steps": 100_000})
+    process = start(project, "orphaned")
+    wait_for_step(project, 3)
+    others = family(process)[1:]
+    process.kill()
+    process.communicate()
+    _, alive = psutil.wait_procs(others, timeout=10)
+    assert alive == []
+    assert list(project.glob(".vla/state/*/failure.json")) == []
 
 
 def ray_workers(process: Process) -> list[psutil.Process]:
@@ -107,17 +121,18 @@ def ray_workers(process: Process) -> list[psutil.Process]:
 
 
 @pytest.mark.xdist_group("ray")
-def test_a_lost_ray_worker_is_replaced_and_the_result_is_that_of_torchrun(project):
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_lost_or_hung_ray_worker_is_replaced_and_the_result_is_that_of_torchrun(project, number):
     forget_states(project)
     write_params(project, {**RAY, "execution.launcher": "torchrun"})
     finish(start(project, "torchrun"))
     forget_states(project)
-    write_params(project, RAY)
+    write_params(project, {**RAY, "execution.timeout_s": 20})
     process = start(project, "ray")
     wait_for_step(project, 28)
     workers = ray_workers(process)
     assert len(workers) == 2
-    workers[1].kill()
+    workers[1].send_signal(number)
     finish(process)
     assert weights(project, "ray") == weights(project, "torchrun")
 

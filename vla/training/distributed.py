@@ -5,6 +5,7 @@ Small agreements (sums, stops) go over a gloo group on the CPU, so that they nev
 """
 
 import os
+import secrets
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -18,7 +19,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from vla.errors import LaunchError
+from vla.errors import LaunchError, WorkerHungError
 from vla.execution import Device
 from vla.models.device import choose_device
 
@@ -77,6 +78,30 @@ class Context:
         """The writer's value, on every rank."""
         return int(self.sum([value if self.is_writer else 0])[0])
 
+    def check_shared(self, folder: Path) -> None:
+        """Raise LaunchError, on every rank, unless all see what the writer writes to `folder`."""
+        # A name that nobody has looked for before: a network file system remembers for a while what was not there.
+        mark = folder / f".seen-{self.from_writer(secrets.randbits(48)):x}"
+        if self.is_writer:
+            mark.touch()
+        try:
+            self.sum([0.0])
+            self.check_all_see(folder, seen=mark.exists())
+        finally:
+            if self.is_writer:
+                mark.unlink()
+
+    def check_all_see(self, folder: Path, *, seen: bool) -> None:
+        """Raise LaunchError, on every rank, unless all have `seen` what they must in `folder`."""
+        blind = [0.0] * self.world_size
+        blind[self.rank] = float(not seen)
+        ranks = [str(rank) for rank, is_blind in enumerate(self.sum(blind)) if is_blind]
+        if ranks:
+            raise LaunchError(
+                f"{folder}: expected a folder with the same files for all workers, found other ones "
+                f"for rank {', '.join(ranks)}. Put the project on storage that all machines see under the same path."
+            )
+
     def wants_stop(self) -> bool:
         """Whether somebody asked this worker to stop; ranks must agree on it before they act."""
         asked = self.stop_file is not None and self.is_writer and self.stop_file.exists()
@@ -84,16 +109,20 @@ class Context:
 
     @contextmanager
     def catching_signals(self) -> Iterator[None]:
-        """Take SIGTERM as a request to stop at the next step."""
+        """Take SIGTERM and SIGINT as requests to stop at the next step.
+
+        Launchers pass Ctrl-C on, so a rank may get it twice.
+        """
 
         def remember(_signal: int, _frame: FrameType | None) -> None:
             self.signalled = True
 
-        before = signal.signal(signal.SIGTERM, remember)
+        before = {number: signal.signal(number, remember) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             yield
         finally:
-            signal.signal(signal.SIGTERM, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def without_sync(module: nn.Module) -> AbstractContextManager[None]:
@@ -139,7 +168,7 @@ def peers_explained(rank: int, *, timeout: timedelta) -> Iterator[None]:
         yield
     except RuntimeError as error:
         if any(part in str(error) for part in HUNG):
-            raise LaunchError(
+            raise WorkerHungError(
                 f"execution.timeout_s: expected all workers at the same point within {timeout.total_seconds():g} s, "
                 f"found rank {rank} waiting for another one in vain. Look for one that is slow or stuck in the logs "
                 f"of the workers ('kill -USR1 PID' adds where each is), or raise it. Then run it again to go on."

@@ -13,7 +13,7 @@ from typing import Any
 
 import vla
 from vla import artifacts, errors, lifeline
-from vla.errors import LaunchError, UserError
+from vla.errors import LaunchError, UserError, WorkerHungError
 from vla.training import distributed, launch_settings, loop, worker_log
 from vla.training.job import Job
 
@@ -106,18 +106,29 @@ def work(values: dict[str, Any], driver: Mapping[str, Any], context: distributed
     _end_with(driver, heartbeat=job.state_directory.heartbeat)
     try:
         with errors.place_errors_explained():
-            return train(job, context)
+            return train(job, context, driver)
     except UserError as error:
-        record_failure(job, error, driver)
+        if not (isinstance(error, WorkerHungError) and job.cfg.execution.launcher == "ray"):
+            record_failure(job, error, driver)  # of a hung worker Ray tells itself, after its last attempt
         raise
 
 
-def train(job: Job, context: distributed.Context) -> loop.Outcome:
-    """The training of one worker, which leaves in its log how it ended."""
+def train(job: Job, context: distributed.Context, driver: Mapping[str, Any] | None = None) -> loop.Outcome:
+    """The training of one worker, which leaves in its log how it ended.
+
+    Where a `driver` has started it from another process, all workers must see that one's file.
+    """
     launch_settings.complete()
     rank, timeout = context.rank, job.cfg.execution.timeout
     with worker_log.kept(job.state_directory.logs, rank), distributed.peers_explained(rank, timeout=timeout):
+        if driver is not None:
+            context.check_all_see(job.state, seen=_sees(driver, job.state / JOB_FILE))
         return loop.train(job, context)
+
+
+def _sees(driver: Mapping[str, Any], file: Path) -> bool:
+    """Whether the job's file is there, and the one of this driver."""
+    return file.is_file() and artifacts.read_json(file, made_by="vla train")["driver"] == driver
 
 
 def this_process() -> dict[str, Any]:

@@ -114,7 +114,8 @@ def _state_directory(
     if overwrite and (context is None or context.is_writer):
         begin.overwrite(root, identity)
     if context is not None:
-        context.sum([0.0])  # nobody looks for the state before the writer has removed it
+        root.mkdir(parents=True, exist_ok=True)
+        context.check_shared(root)  # and nobody looks for the state before the writer has removed it
     return begin.find_state(root, identity, resume=resume)
 
 
