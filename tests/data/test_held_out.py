@@ -128,3 +128,11 @@ def test_samples_after_terminal_steps_have_no_sampled_error():
     last = np.array([1, 2, 3])
     with pytest.raises(DataError, match="expected actions before a terminal step among the 3 chosen"):
         Chunks.read(samples, last, dataset=a_dataset([4]))
+
+
+def test_samples_after_terminal_steps_have_no_validation_loss():
+    samples, last = some_samples(a_table([4], supervised=[1])), np.array([1, 2, 3])
+    frames = Frames.decode(samples, a_dataset([4]), np.arange(4))
+    held = HeldOut.read(samples, last, dataset=a_dataset([4]), frames=frames)
+    with pytest.raises(DataError, match=r"train\.validation_samples: expected actions .* among the 3 chosen"):
+        ValidationOrder(held, seed=0, num_times=2)

@@ -60,10 +60,16 @@ class HeldOut:
 
 
 class ValidationOrder:
-    """Batches for the flow loss: every sample at each of `num_times` fixed flow times."""
+    """Batches for the flow loss: every sample at each of `num_times` fixed flow times.
+
+    Raises DataError when all samples lie after a terminal step: their loss would be 0 whatever is learned.
+    """
 
     def __init__(self, held: HeldOut, *, seed: int, num_times: int) -> None:
         self.held, self.seed, self.times = held, seed, time_grid(num_times)
+        windows = held.samples.windows
+        if not windows.window(*windows.locate(held.sample_K)).weight_BPH.any():
+            raise _nothing_counts(held.sample_K, setting="validation_samples")
         self.weight_total = held.samples.chunk_weight(held.sample_K) * num_times
 
     def __len__(self) -> int:
@@ -107,11 +113,15 @@ class Chunks:
             parts.append((*chunks, steps.state_TS[step_N]))
         made = cls(*(np.concatenate(part) for part in zip(*parts, strict=True)))
         if not made.weight_KH.any():
-            raise DataError(
-                f"train.validation_actions: expected actions before a terminal step among the {len(sample_K)} chosen "
-                f"held-out samples, found none. Choose more samples."
-            )
+            raise _nothing_counts(sample_K, setting="validation_actions")
         return made
+
+
+def _nothing_counts(sample_K: Int64[np.ndarray, "K"], *, setting: str) -> DataError:
+    return DataError(
+        f"train.{setting}: expected actions before a terminal step among the {len(sample_K)} chosen held-out samples, "
+        f"found none. Choose more samples."
+    )
 
 
 @dataclass(frozen=True, slots=True)
