@@ -11,6 +11,7 @@ from batches import a_spec, fake_batch, tiny_policy
 from projects import params
 from torch import nn
 
+from vla.models.policy import FlowLoss
 from vla.training import distributed
 from vla.training.job import TrainConfig
 from vla.training.self_checks import SelfChecks, check_frozen_at_end, read_findings
@@ -118,19 +119,27 @@ def test_a_weight_that_the_loss_does_not_depend_on_is_named(checks, policy, batc
         checks.policy_learns_what_counts(policy, batch, policy)
 
 
-def test_a_loss_that_mixes_dimensions_reaches_padded_rows(checks, policy, batch):
-    def leaking(given):
-        loss = policy(given)
-        return replace(loss, error_BPHA=loss.error_BPHA.mean(-1, keepdim=True).expand_as(loss.error_BPHA))
+def mixing_dimensions(loss: FlowLoss) -> FlowLoss:
+    return replace(loss, error_BPHA=loss.error_BPHA.mean(-1, keepdim=True).expand_as(loss.error_BPHA))
 
+
+def test_a_loss_that_mixes_dimensions_reaches_padded_rows(checks, policy, batch):
     with pytest.raises(AssertionError, match="padding would be learned"):
-        checks.policy_learns_what_counts(policy, batch, leaking)
+        checks.policy_learns_what_counts(policy, batch, lambda given: mixing_dimensions(policy(given)))
 
 
 def test_an_action_output_that_gives_no_velocity_is_found(checks, policy, batch, monkeypatch):
     monkeypatch.setattr(policy, "action_output", lambda: policy.embed_state[0])
     with pytest.raises(AssertionError, match="expected the velocity to be what action_output answers"):
         checks.policy_learns_what_counts(policy, batch, policy)
+
+
+def test_of_a_frozen_action_output_only_what_it_answers_is_checked(checks, policy, batch):
+    policy.action_output().requires_grad_(requires_grad=False)
+    checks.policy_learns_what_counts(policy, batch, policy)
+    assert found(checks)[-1] == "self-check: padding: an action without weight has no gradient"
+    with pytest.raises(AssertionError, match="padding would be learned"):
+        checks.policy_learns_what_counts(policy, batch, lambda given: mixing_dimensions(policy(given)))
 
 
 def test_a_policy_without_action_output_is_said_to_be_unchecked(checks, policy, batch, monkeypatch):

@@ -108,9 +108,10 @@ class SelfChecks:
         if layer is None:
             self._note("padding", f"not checked, as {type(policy).__name__} names no action_output")
             return
-        rows = next(gradient for name, gradient in found.items() if named[name] is layer.weight)
+        rows = next((gradient for name, gradient in found.items() if named[name] is layer.weight), None)
         self._agree(_reached(weight_BPHA, rows=rows, outputs=gradients[len(named) :]))
-        self._note("padding", "an action without weight has no gradient, nor have the rows of a padded dimension")
+        none = "" if rows is None else ", nor have the rows of a padded dimension"
+        self._note("padding", f"an action without weight has no gradient{none}")
 
     def frozen_weights_rest(self, state: TrainState) -> None:
         """What takes no gradient has none, is not optimised, and holds the bits that it had."""
@@ -201,14 +202,16 @@ def _unused(policy: Policy[Any], gradients: Mapping[str, Tensor | None]) -> str 
 
 
 def _reached(weight_BPHA: Tensor, *, rows: Tensor | None, outputs: Sequence[Tensor | None]) -> str | None:
-    """What is wrong with the gradients of the output layer's rows and of its outputs."""
+    """What is wrong with the gradients of the output layer's rows, None where they are frozen, and of its outputs."""
     weight_QHA = weight_BPHA.flatten(0, 1)
-    if rows is None or any(gradient is None or gradient.shape != weight_QHA.shape for gradient in outputs):
+    if any(gradient is None or gradient.shape != weight_QHA.shape for gradient in outputs):
         return "expected the velocity to be what action_output answers, found that it is something else"
     idle_A = (weight_QHA == 0).flatten(0, 1).all(0)
-    leaks = any(bool(gradient[weight_QHA == 0].any()) for gradient in outputs if gradient is not None)
-    if leaks or bool(rows[idle_A].any()):
+    given = [gradient for gradient in outputs if gradient is not None]
+    leaks = any(bool(gradient[weight_QHA == 0].any()) for gradient in given)
+    if leaks or (rows is not None and bool(rows[idle_A].any())):
         return "expected no gradient where the weight of an action is 0, found some: padding would be learned"
-    if bool((~idle_A).any()) and not bool(rows[~idle_A].any()):
+    learned = [gradient[weight_QHA > 0] for gradient in given] if rows is None else [rows[~idle_A]]
+    if bool((~idle_A).any()) and not any(bool(part.any()) for part in learned):
         return "expected gradients where actions count, found none"
     return None
