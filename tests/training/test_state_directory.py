@@ -1,9 +1,11 @@
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 
+from vla import artifacts
 from vla.errors import CheckpointError
 from vla.training.state_directory import RESUME_OTHER_CODE, Identity, StateDirectory
 
@@ -90,6 +92,24 @@ def test_the_lock_goes_with_a_killed_holder(held):
     with directory.hold("driver", wait_s=5):
         assert not directory.is_free()
     assert directory.is_free()
+
+
+@pytest.mark.parametrize("made_again", [False, True])
+def test_a_lock_that_was_waited_for_and_is_removed_meanwhile_is_none(held, made_again):
+    directory, process = held
+
+    def remove() -> None:
+        artifacts.remove_directory(directory.path)
+        if made_again:
+            directory.path.mkdir()
+            (directory.path / "driver.lock").touch()
+        process.kill()
+
+    remover = threading.Timer(0.3, remove)
+    remover.start()
+    with pytest.raises(CheckpointError, match="found that another process has removed it"), directory.hold("driver"):
+        pass
+    remover.join()
 
 
 def test_finished_states_of_other_trainings_are_removed_and_unfinished_ones_stay(tmp_path):

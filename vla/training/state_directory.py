@@ -144,7 +144,8 @@ class StateDirectory:
     def hold(self, role: str, *, wait_s: float = 60.0) -> Iterator[None]:
         """Hold the lock `<role>.lock`; after `wait_s` raise CheckpointError that says who holds it.
 
-        The lock is the kernel's, so it goes with its holder, however that ends.
+        The lock is the kernel's, so it goes with its holder, however that ends. Raises CheckpointError too when the
+        directory was removed meanwhile: the lock would then keep nobody out.
         """
         file = self.path / f"{role}.lock"
         with file.open("a+") as lock:
@@ -157,6 +158,11 @@ class StateDirectory:
                         f"{lock.read().strip() or UNKNOWN}. Wait for it or stop it."
                     )
                 time.sleep(0.2)
+            if not _is_still_at(file, lock.fileno()):
+                raise CheckpointError(
+                    f"{self.path}: expected the state of this training, found that another process has removed it. "
+                    f"Run the same command again."
+                )
             lock.truncate(0)
             lock.write(f"process {os.getpid()} on {socket.gethostname()}")
             lock.flush()
@@ -194,8 +200,9 @@ class StateDirectory:
 
     def _try_all(self, held: ExitStack) -> bool:
         """Take every lock of this directory until `held` is closed, if nobody else has one."""
-        locks = [held.enter_context(file.open("a+")) for file in self.path.glob("*.lock")]
-        return all(_try_lock(lock.fileno()) for lock in locks)
+        files = list(self.path.glob("*.lock"))
+        locks = [held.enter_context(file.open("a+")).fileno() for file in files]
+        return all(_try_lock(lock) and _is_still_at(file, lock) for file, lock in zip(files, locks, strict=True))
 
     def summary(self) -> dict[str, Any]:
         """Contents of done.json."""
@@ -214,3 +221,11 @@ def _try_lock(descriptor: int) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def _is_still_at(file: Path, descriptor: int) -> bool:
+    """Whether an open file is what others would open: the lock of a removed one says nothing to them."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), file.stat())
+    except FileNotFoundError:
+        return False
