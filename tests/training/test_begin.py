@@ -1,16 +1,23 @@
 """Which state a training begins from, and what is said when there is none to go on from."""
 
 import logging
+import multiprocessing
+import os
 import re
 import shutil
+import subprocess
+import time
+from datetime import timedelta
 
 import pytest
+import torch
+import torch.distributed as dist
 from projects import train_flags, write_params
 
 from vla import cli
 from vla.errors import CheckpointError
 from vla.tracking.sender import FILE_NAME, Sent
-from vla.training import begin
+from vla.training import begin, distributed, train
 from vla.training.state_directory import RESUME_OTHER_CODE, Identity, StateDirectory
 
 
@@ -182,3 +189,38 @@ def test_the_command_resumes_overwrites_and_insists(project, monkeypatch, capsys
     write_params(project, {"train.steps": 5})
     assert cli.main([*command, "--resume", str(state.path)]) == 2
     assert "train.steps: 5 here, 4 there" in capsys.readouterr().err
+
+
+class SlowIdentity(Identity):
+    """Of a rank that takes its time, so that the other one is ahead."""
+
+    @property
+    def work(self) -> str:
+        time.sleep(0.2)
+        return super().work
+
+
+def a_rank(rank: int, folder: str, modes) -> None:
+    """One of two ranks that look for the state; only files of the second are its own alone. Says what it then reads."""
+    limit = timedelta(seconds=60)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2, timeout=limit)
+    os.chdir(folder)
+    os.umask(0o077 if rank else 0o022)
+    identity, kind = an_identity(), (Identity if rank else SlowIdentity)
+    identity = kind(identity.params, identity.inputs, identity.code)
+    context = distributed.joined(torch.device("cpu"))
+    found = train._state_directory(identity, context, resume=False, overwrite=False)
+    modes.put((found.path / "state.json").stat().st_mode & 0o777)
+    dist.destroy_process_group()
+
+
+def test_of_several_workers_the_writer_alone_describes_the_state_and_the_others_wait_for_it(tmp_path):
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    fork = multiprocessing.get_context("fork")
+    modes = fork.Queue()
+    ranks = [fork.Process(target=a_rank, args=(rank, str(tmp_path), modes)) for rank in (0, 1)]
+    for rank in ranks:
+        rank.start()
+    assert [modes.get(timeout=60) for _ in ranks] == [0o644, 0o644]
+    for rank in ranks:
+        rank.join()

@@ -22,8 +22,8 @@ NAMED = 8
 """Differences that a message names."""
 
 
-def find_state(root: Path, identity: Identity, *, resume: bool | Path = False) -> StateDirectory:
-    """The state directory below `root` to train in, made where there is none yet.
+def find_state(root: Path, identity: Identity, *, resume: bool | Path = False, describe: bool = True) -> StateDirectory:
+    """The state directory below `root` to train in, made where there is none yet; only found without `describe`.
 
     With `resume` there must be something to go on from; a path says in which state directory. Raises CheckpointError.
     """
@@ -38,7 +38,7 @@ def find_state(root: Path, identity: Identity, *, resume: bool | Path = False) -
     if other is not None:
         step = checkpoint.last_step(other.checkpoints)
         log.info("a training of the same parameters by other code stands at step %d; starting afresh", step)
-    return state.describe(identity)
+    return state.describe(identity) if describe else state
 
 
 def overwrite(root: Path, identity: Identity) -> None:

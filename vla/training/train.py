@@ -111,12 +111,16 @@ def _state_directory(
     identity: Identity, context: distributed.Context | None, *, resume: bool | Path, overwrite: bool
 ) -> StateDirectory:
     root = workspace.local_store() / "state"
-    if overwrite and (context is None or context.is_writer):
+    is_writer = context is None or context.is_writer
+    if overwrite and is_writer:
         begin.overwrite(root, identity)
     if context is not None:
         root.mkdir(parents=True, exist_ok=True)
         context.check_shared(root)  # and nobody looks for the state before the writer has removed it
-    return begin.find_state(root, identity, resume=resume)
+    found = begin.find_state(root, identity, resume=resume, describe=is_writer)
+    if context is not None:
+        context.sum([0.0])  # nobody reads the state before the writer has described it
+    return found
 
 
 def _job(
