@@ -65,6 +65,17 @@ def test_the_stage_says_at_its_end_whether_the_loader_keeps_up(project, monkeypa
     assert f"headroom {summary['loader_headroom']:.2f}" in caplog.text
 
 
+def test_self_checks_say_of_which_step_they_are_and_only_a_fresh_start_has_a_first_loss(make_job):
+    job = make_job(train__steps=2)
+    begun = []
+    for _ in range(2):
+        trained(job)
+        found = json.loads(job.state_directory.self_checks.read_text())
+        begun.append((found["step"], "first loss" in [finding["check"] for finding in found["findings"]]))
+        job.state_directory.done.unlink()
+    assert begun == [(0, True), (2, False)]
+
+
 def test_a_loss_that_is_not_finite_names_episodes_and_steps(make_job):
     job = make_job(train__optimizer__lr=1e30)
     with pytest.raises(DataError) as caught:

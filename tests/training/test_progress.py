@@ -46,14 +46,14 @@ def test_a_resume_shows_no_row_of_the_earlier_process_again(tmp_path, caplog):
 def test_the_self_checks_of_this_start_are_shown_and_not_those_of_an_earlier_one(tmp_path, caplog):
     directory, checks = StateDirectory(tmp_path), SelfChecks(single("cpu"))
     checks.first_loss_is_plausible(1.5, [QUIET])
-    checks.write(directory.self_checks)
+    checks.write(directory.self_checks, step=0)
     with caplog.at_level(logging.INFO):
         with progress.shown(directory, total_steps=1):
             pass
         assert lines_of(caplog) == []
         with progress.shown(directory, total_steps=1):
             checks.first_loss_is_plausible(1e6, [QUIET])
-            checks.write(directory.self_checks)
+            checks.write(directory.self_checks, step=0)
     assert [record.levelname for record in caplog.records if record.name == progress.log.name] == ["INFO", "WARNING"]
     assert lines_of(caplog)[0] == "self-check: first loss: 1.5, where predicting nothing has 1"
 

@@ -179,5 +179,5 @@ def test_a_first_loss_far_above_that_of_predicting_nothing_is_a_warning(checks):
 
 def test_findings_are_read_as_written(checks, tmp_path):
     checks.first_loss_is_plausible(1.0, [fake_batch(TWO_DIMS, 2)])
-    checks.write(tmp_path / "self_checks.json")
+    checks.write(tmp_path / "self_checks.json", step=0)
     assert read_findings(tmp_path / "self_checks.json") == checks.findings

@@ -119,10 +119,11 @@ class Worker:
         checks = self._checked(step, batches)
         shares = [self._backward(step, batches).share for _ in range(2)]
         checks.frozen_weights_rest(self.state)
-        checks.first_loss_is_plausible(self.context.sum([shares[0].item()])[0], batches)
+        if step == 0:  # later on it would be that of weights that are about to be replaced
+            checks.first_loss_is_plausible(self.context.sum([shares[0].item()])[0], batches)
         self.state.policy.zero_grad(set_to_none=True)
         if self.context.is_writer:
-            checks.write(self.job.state_directory.self_checks)
+            checks.write(self.job.state_directory.self_checks, step=step)
 
     def _checked(self, step: int, batches: list[Batch]) -> SelfChecks:
         """What can be checked without an exchange of gradients: a policy at fault would hang or confuse that."""

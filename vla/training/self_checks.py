@@ -133,10 +133,11 @@ class SelfChecks:
         advice = ": look at the initialisation, or at the bundle of train.init_from" if high else ""
         self._note("first loss", found + advice, warning=high)
 
-    def write(self, path: Path) -> None:
-        """All findings, for the process that shows them and for the records of the training."""
+    def write(self, path: Path, *, step: int) -> None:
+        """All findings of a start at `step`, for the process that shows them and for the records of the training."""
         seconds = round(time.perf_counter() - self._started, 3)
-        artifacts.write_json(path, {"findings": [asdict(item) for item in self.findings], "seconds": seconds})
+        findings = [asdict(item) for item in self.findings]
+        artifacts.write_json(path, {"step": step, "findings": findings, "seconds": seconds})
 
     def _note(self, check: str, found: str, *, warning: bool = False) -> None:
         self.findings.append(Finding(check, found, warning))
