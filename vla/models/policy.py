@@ -6,7 +6,7 @@ policies live in normalised space (`vla/transforms.py`).
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, Generic, Protocol, Self, TypeVar
 
@@ -26,32 +26,26 @@ C = TypeVar("C")
 
 
 class _OnDevice:
-    """A dataclass of tensors that moves as one."""
+    """A dataclass of tensors that changes as one."""
 
     def to(self, device: torch.device) -> Self:
-        moved: dict[str, Any] = {}
-        for item in fields(self):  # type: ignore[arg-type]  # subclasses are dataclasses
-            value = getattr(self, item.name)
-            if isinstance(value, _OnDevice):
-                moved[item.name] = value.to(device)
-            elif isinstance(value, Tensor):
-                moved[item.name] = _moved(value, device)
-            elif isinstance(value, dict):
-                moved[item.name] = {key: _moved(tensor, device) for key, tensor in value.items()}
-        return replace(self, **moved)  # type: ignore[type-var]
+        return self._each(lambda tensor: _moved(tensor, device))
 
     def first(self, count: int) -> Self:
         """The first rows of every tensor."""
-        taken: dict[str, Any] = {}
+        return self._each(lambda tensor: tensor[:count])
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Self:
+        changed: dict[str, Any] = {}
         for item in fields(self):  # type: ignore[arg-type]  # subclasses are dataclasses
             value = getattr(self, item.name)
             if isinstance(value, _OnDevice):
-                taken[item.name] = value.first(count)
+                changed[item.name] = value._each(change)
             elif isinstance(value, Tensor):
-                taken[item.name] = value[:count]
+                changed[item.name] = change(value)
             elif isinstance(value, dict):
-                taken[item.name] = {key: tensor[:count] for key, tensor in value.items()}
-        return replace(self, **taken)  # type: ignore[type-var]
+                changed[item.name] = {key: change(tensor) for key, tensor in value.items()}
+        return replace(self, **changed)  # type: ignore[type-var]
 
 
 def _moved(tensor: Tensor, device: torch.device) -> Tensor:
