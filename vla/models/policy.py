@@ -29,18 +29,19 @@ class _OnDevice:
     """A dataclass of tensors that changes as one."""
 
     def to(self, device: torch.device) -> Self:
-        return self._each(lambda tensor: _moved(tensor, device))
+        return self.each(lambda tensor: _moved(tensor, device))
 
     def first(self, count: int) -> Self:
         """The first rows of every tensor."""
-        return self._each(lambda tensor: tensor[:count])
+        return self.each(lambda tensor: tensor[:count])
 
-    def _each(self, change: Callable[[Tensor], Tensor]) -> Self:
+    def each(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """What `change` makes of every tensor."""
         changed: dict[str, Any] = {}
         for item in fields(self):  # type: ignore[arg-type]  # subclasses are dataclasses
             value = getattr(self, item.name)
             if isinstance(value, _OnDevice):
-                changed[item.name] = value._each(change)
+                changed[item.name] = value.each(change)
             elif isinstance(value, Tensor):
                 changed[item.name] = change(value)
             elif isinstance(value, dict):
