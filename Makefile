@@ -3,15 +3,16 @@
 
 PYTHON ?= python3
 STAMP := .venv/.installed
+PYTEST := OMP_NUM_THREADS=1 python -m pytest --numprocesses logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
 # DVC runs the stages as `python -m vla`: that must be the environment's python.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test lint ui clean
+.PHONY: help setup repro test test-slow lint ui clean
 
 help:
 	@echo "make repro   run the pipeline and show what it made"
-	@echo "make test    run the tests"
+	@echo "make test    run the tests; make test-slow runs the end-to-end ones, which take longer"
 	@echo "make lint    check style and types"
 	@echo "make ui      open MLflow and Prefect in a browser"
 	@echo "make clean   remove training states and temporary files that nothing uses"
@@ -40,7 +41,10 @@ repro: $(STAMP)
 	dvc repro && echo && python -m vla summary
 
 test: $(STAMP)
-	OMP_NUM_THREADS=1 python -m pytest --numprocesses logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
+	$(PYTEST) -m "not slow"
+
+test-slow: $(STAMP)
+	$(PYTEST) -m slow
 
 lint: $(STAMP)
 	ruff check .
