@@ -3,7 +3,6 @@
 
 PYTHON ?= python3
 STAMP := .venv/.installed
-PYTEST := OMP_NUM_THREADS=1 python -m pytest --numprocesses logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
 # DVC runs the stages as `python -m vla`: that must be the environment's python.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
@@ -41,10 +40,10 @@ repro: $(STAMP)
 	dvc repro && echo && python -m vla summary
 
 test: $(STAMP)
-	$(PYTEST) -m "not slow"
+	OMP_NUM_THREADS=1 python -m pytest -m "not slow" --numprocesses logical --maxprocesses 4 --dist loadfile
 
 test-slow: $(STAMP)
-	$(PYTEST) -m slow
+	OMP_NUM_THREADS=1 python -m pytest -m slow
 
 lint: $(STAMP)
 	ruff check .

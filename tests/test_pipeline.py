@@ -15,7 +15,7 @@ from clones import Clone
 
 from vla.stages import STAGES
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
+pytestmark = pytest.mark.slow
 SMALL = {
     "download.sim.tasks": ["drawer-open-v3", "faucet-open-v3"],
     "download.sim.episodes_per_task": 5,

@@ -122,7 +122,6 @@ def cluster(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("ray")
 def test_a_standing_ray_cluster_trains_with_our_code_and_our_access_to_the_hub(project, cluster, tmp_path):
     access, files = cluster
     tokenizer = make_tokenizer(project, tmp_path)

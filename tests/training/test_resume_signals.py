@@ -89,7 +89,6 @@ def test_a_torchrun_of_one_s_own_passes_the_signal_on(project, number):
     assert len(saved_steps(project)) == 1
 
 
-@pytest.mark.xdist_group("ray")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_under_ray_leaves_a_checkpoint(project, number):
     stop(project, {**RAY, **ENDLESS}, to_group, number)
@@ -120,7 +119,6 @@ def ray_workers(process: Process) -> list[psutil.Process]:
     return found
 
 
-@pytest.mark.xdist_group("ray")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_lost_or_hung_ray_worker_is_replaced_and_the_result_is_that_of_torchrun(project, number):
     forget_states(project)
@@ -137,7 +135,6 @@ def test_a_lost_or_hung_ray_worker_is_replaced_and_the_result_is_that_of_torchru
     assert weights(project, "ray") == weights(project, "torchrun")
 
 
-@pytest.mark.xdist_group("ray")
 def test_ray_ends_with_a_killed_driver(project):
     forget_states(project)
     write_params(project, {**RAY, "train.steps": 100_000})
