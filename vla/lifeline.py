@@ -59,6 +59,12 @@ def watch_process(pid: int, start_time: float, *, poll: float = 0.3, whole_group
         _watch(process, end, poll)
 
 
+def lives(pid: int, start_time: float) -> bool:
+    """Whether the process (pid, start time) still runs."""
+    process = _find(pid, start_time)
+    return process is not None and _is_alive(process)
+
+
 def watch_heartbeat(file: Path, *, limit: float, poll: float = 0.5) -> None:
     """End this process at once when the contents of `file` stay the same for `limit` seconds of this machine's clock.
 

@@ -36,6 +36,8 @@ def main() -> int:
         launch.record_failure(job, error, driver)
         return 2
     except ChildFailedError as error:
+        if not lifeline.lives(driver["pid"], driver["started"]):
+            return 1  # the workers have ended with it, and nobody asks why
         rank, failure = first_to_fail(error.failures)
         logs = str(job.state_directory.logs)
         launch.record_failure(job, LaunchError(lost_worker.explained(rank, failure.exitcode, logs=logs)), driver)
