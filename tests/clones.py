@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -71,7 +72,12 @@ class Clone:
     def dvc(self, *words: str, **more: str) -> str:
         """Run dvc to its end and return its output; a failure fails the test with that output."""
         process = self.start(*words, **more)
-        output, _ = process.communicate(timeout=300)
+        try:
+            output, _ = process.communicate(timeout=600)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+            raise
         assert process.returncode == 0, output
         return output
 

@@ -64,8 +64,8 @@ def test_a_second_repro_runs_nothing(clone):
 
 
 def test_where_a_stage_runs_is_no_reason_to_run_it_again(clone):
-    clone.change(execution__launcher="local", execution__workers=1, execution__log_every=20)
-    clone.change(execution__rollout_workers=1)
+    clone.change(execution__launcher="local", execution__workers=1, execution__rollout_workers=1)
+    clone.change(execution__log_every=20, execution__validate_every=200)
     assert clone.repro() == []
 
 
@@ -140,6 +140,7 @@ def test_after_kill_9_of_dvc_nothing_is_orphaned_and_training_goes_on(clone, see
     if not Path(shell).exists():
         pytest.skip(f"{shell} is not installed here")
     clone.change(seed=seed, train__steps=300, execution__launcher=launcher, execution__workers=workers)
+    clone.change(execution__checkpoint_every=25)
     process = clone.start("repro", "train", SHELL=shell)
     wait_for(lambda: checkpoints(clone))
     os.kill(process.pid, signal.SIGKILL)

@@ -23,6 +23,7 @@ SHORT = {
     "train__steps": 8,
     "train__batch_size": 8,
     "train__validation_samples": 8,
+    "train__validation_actions": 8,
     "validate__holdout": 0.2,
     "evaluate__plotted_episodes": 1,
     "rollout__environment": "none",
