@@ -26,6 +26,8 @@ from jaxtyping import Float32, Float64, UInt8
 
 Need = Literal["depth", "intrinsics", "poses"]
 Dependency = Literal["images", "instruction", "state", "depth", "poses"]
+PromptName = Literal["instruction", "paligemma", "pi0", "pi05"]
+"""What text a policy reads: vla/prompts.py."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,16 +48,25 @@ class PolicySpec:
     """Rows, columns of each view as the policy gets it."""
     state_dim: int
     action_dim: int
+    """Of the policy's tensors, A; the last `padded_action_dims` of them are not the data's."""
     action_horizon: int
     max_tokens: int
     vocabulary: int
     """Number of token ids."""
+    padded_action_dims: int = 0
+    """Dimensions that fill the data's actions up to the width of a pretrained policy: 0 wherever actions are."""
+    prompt: PromptName = "instruction"
     window_steps: int = 1
     predict_steps: int = 1
     step_stride: int = 1
     """Dataset steps between two steps of a window."""
     needs: frozenset[Need] = frozenset()
     features: Mapping[str, FeatureSpec] = field(default_factory=dict)
+
+    @property
+    def real_action_dim(self) -> int:
+        """Dimensions of the data's actions, the first ones."""
+        return self.action_dim - self.padded_action_dims
 
 
 @dataclass(frozen=True, slots=True)

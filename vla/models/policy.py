@@ -8,16 +8,17 @@ policies live in normalised space (`vla/transforms.py`).
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Annotated, Any, Generic, Protocol, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Float32, Int64, UInt8
 from pydantic import Field
 from torch import Tensor, nn
 
+from vla.assets import Asset
 from vla.config import Config
 from vla.models import flow_matching
-from vla.terms import FeatureSpec, PolicySpec
+from vla.terms import FeatureSpec, PolicySpec, PromptName
 
 Memory = dict[str, Tensor]
 """Recurrent state with leading axis B; empty for a memoryless policy; never in a state_dict."""
@@ -195,10 +196,18 @@ class Policy(nn.Module, ABC, Generic[C]):
         encoded = self.encode(obs, memory)
         context = self.last_step(encoded.context, len(noise_BHA))
 
+        real = self.spec.real_action_dim
+
         def field(noisy: Tensor, time: float) -> Tensor:
-            return self.velocity(context, noisy, torch.full(noisy.shape[:2], time, device=noisy.device))
+            velocity = self.velocity(context, noisy, torch.full(noisy.shape[:2], time, device=noisy.device))
+            # Padded dimensions have been time * noise in training, whatever the policy answers there.
+            return torch.cat([velocity[..., :real], noise_BHA[..., real:]], dim=-1)
 
         return flow_matching.euler(field, noise_BHA, num_steps), encoded.memory
+
+    def load_pretrained(self, asset: Asset) -> None:
+        """Take over the weights that `PolicyConfig.pretrained` has found, strictly."""
+        raise AssertionError(f"{type(self).__name__} begins without pretrained weights, found {asset.root}")
 
     def last_step(self, context: C, batch_size: int) -> C:
         """The rows of the last predicted step; the identity where P = 1."""
@@ -211,12 +220,26 @@ class Policy(nn.Module, ABC, Generic[C]):
 class PolicyConfig(Config):
     """Base of a policy file's `Config` (section `policy`)."""
 
+    prompt: ClassVar[PromptName] = "instruction"
+    """What text the policy reads."""
+    transferable: ClassVar[frozenset[str]] = frozenset()
+    """What new data may differ in when a bundle of this policy is fine-tuned, because no weight depends on it: names of
+    `vla/training/fine_tuning.py`, such as `action dimensions`."""
+
     name: str
     """File name in vla/policies."""
     action_horizon: Annotated[int, Field(gt=0)]
     """Predicted steps."""
     num_steps: Annotated[int, Field(gt=0)]
     """Euler steps at inference."""
+
+    def resolved(self) -> Self:
+        """The same settings with what a pretrained model's own files say, so that a bundle needs none of them."""
+        return self
+
+    def pretrained(self) -> Asset | None:
+        """The files of the weights that a new training begins with; None for random ones."""
+        return None
 
 
 class PolicyModule(Protocol):
