@@ -25,30 +25,104 @@ def test_every_action_token_may_have_its_own_time():
     assert noisy.flatten().tolist() == [0.0, 1.0]
 
 
+SAMPLERS = [*flow_matching.SAMPLERS.items()]
+MEAN, STD = 2.0, 0.5
+
+
+def gaussian_field(x, t):
+    """Actions ~ N(2, 0.5^2): E[noise - actions | x_t = x] is linear in x, and its flow maps noise z to 2 + 0.5 z."""
+    variance = t**2 + (1 - t) ** 2 * STD**2
+    slope = (t - (1 - t) * STD**2) / variance
+    return -MEAN + slope * (x - (1 - t) * MEAN)
+
+
+def error_on_gaussian(sampler, num_steps, *, field=gaussian_field):
+    noise = torch.tensor([[[-1.0], [0.0], [1.5]]], dtype=torch.float64)
+    return float((sampler(field, noise, num_steps) - (MEAN + STD * noise)).abs().max())
+
+
+@pytest.mark.parametrize(("name", "sampler"), SAMPLERS)
 @pytest.mark.parametrize("num_steps", [1, 3, 10])
-def test_euler_is_exact_on_a_straight_flow(num_steps):
+def test_every_sampler_is_exact_on_a_straight_flow(name, sampler, num_steps):
     actions, noise = torch.randn(2, 3, 4), torch.randn(2, 3, 4)
-    sampled = flow_matching.euler(lambda x, t: noise - actions, noise, num_steps)
+    sampled = sampler(lambda x, t: noise - actions, noise, num_steps)
     torch.testing.assert_close(sampled, actions, atol=1e-6, rtol=0)
 
 
-def test_euler_asks_for_the_velocity_at_the_start_of_each_step():
+def test_one_euler_step_subtracts_the_velocity_of_the_noise():
+    noise = torch.randn(2, 3, 4)
+    assert torch.equal(flow_matching.euler(lambda x, t: x.sin() + t, noise, 1), noise - (noise.sin() + 1))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("euler", [1.0, 0.5]), ("midpoint", [1.0, 0.75, 0.5, 0.25]), ("heun", [1.0, 0.5, 0.5, 0.0])],
+)
+def test_two_steps_of_each_sampler_ask_for_the_velocity_at_known_times(name, expected):
     times = []
-    flow_matching.euler(lambda x, t: (times.append(t), torch.zeros_like(x))[1], torch.zeros(1, 1, 1), 4)
-    assert times == [1.0, 0.75, 0.5, 0.25]
+    field = lambda x, t: (times.append(t), torch.zeros_like(x))[1]  # noqa: E731
+    flow_matching.SAMPLERS[name](field, torch.zeros(1, 1, 1), 2)
+    assert times == expected
+    assert len(times) == 2 * flow_matching.EVALUATIONS[name]
 
 
-def test_euler_converges_on_a_gaussian_target():
-    """Actions ~ N(2, 0.5^2): the marginal field is linear in x, and its flow maps noise z to 2 + 0.5 z."""
+def test_ten_steps_are_ten_evaluations_whatever_a_tenth_is_in_binary():
+    times = []
+    flow_matching.euler(lambda x, t: (times.append(t), x)[1], torch.zeros(1, 1, 1), 10)
+    assert times == [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1]
+
+
+ORDERS = pytest.mark.parametrize(("name", "order"), [("euler", 1), ("midpoint", 2), ("heun", 2)])
+
+
+@ORDERS
+def test_samplers_converge_with_their_order(name, order):
+    """dx/dt = x from 1 at time 1 ends at exp(-1)."""
+    start = torch.ones(1, 1, 1, dtype=torch.float64)
+    errors = [
+        abs(float(flow_matching.SAMPLERS[name](lambda x, t: x, start, steps)) - np.exp(-1)) for steps in (100, 200)
+    ]
+    assert np.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.02)
+
+
+@ORDERS
+def test_samplers_converge_on_a_gaussian(name, order):
+    """At least with their order: of midpoint's the leading error cancels on the way from 1 to 0."""
+    coarse, fine = (error_on_gaussian(flow_matching.SAMPLERS[name], steps) for steps in (100, 200))
+    assert np.log2(coarse / fine) > order - 0.1
+    assert fine < 1e-2
+
+
+@pytest.mark.parametrize(("name", "sampler"), SAMPLERS)
+def test_a_turned_sign_or_time_ends_far_from_the_actions(name, sampler):
+    """What a mix-up of conventions looks like: a loss says nothing, samples do."""
+    assert error_on_gaussian(sampler, 100, field=lambda x, t: -gaussian_field(x, t)) > 1
+    assert error_on_gaussian(sampler, 100, field=lambda x, t: gaussian_field(x, 1 - t)) > 0.2
+
+
+def error_on_two_modes(name, evaluations):
+    """Root mean square distance from the exact flow of an equal mixture of N(-1, 0.05^2) and N(1, 0.05^2)."""
 
     def field(x, t):
-        variance = t**2 + (1 - t) ** 2 * 0.25
-        slope = (t - (1 - t) * 0.25) / variance
-        return -2.0 + slope * (x - (1 - t) * 2.0)
+        variance = t**2 + (1 - t) ** 2 * 0.05**2
+        side = torch.tanh((1 - t) * x / variance)  # of the two modes' posterior weights, their difference
+        kept = (1 - t) * 0.05**2 / variance
+        actions = side + kept * (x - (1 - t) * side)
+        noise = t * (x - (1 - t) * side) / variance
+        return noise - actions
 
-    noise = torch.tensor([[[-1.0], [0.0], [1.5]]], dtype=torch.float64)
-    sampled = flow_matching.euler(field, noise, 2000)
-    torch.testing.assert_close(sampled, 2 + 0.5 * noise, atol=2e-3, rtol=0)
+    noise = torch.special.ndtri((torch.arange(1000, dtype=torch.float64) + 0.5) / 1000).reshape(1, -1, 1)
+    steps = evaluations // flow_matching.EVALUATIONS[name]
+    sampled = flow_matching.SAMPLERS[name](field, noise, steps)
+    return float((sampled - flow_matching.midpoint(field, noise, 2000)).square().mean().sqrt())
+
+
+def test_at_ten_evaluations_euler_is_nearest_and_at_forty_the_second_order_wins():
+    """The ground of the default: actions of two ways to do a task, and as many evaluations as a robot has time for."""
+    for evaluations in (2, 4, 10):
+        others = [error_on_two_modes(name, evaluations) for name in ("midpoint", "heun")]
+        assert error_on_two_modes("euler", evaluations) < min(others)
+    assert error_on_two_modes("midpoint", 40) < error_on_two_modes("euler", 40)
 
 
 @given(st.floats(min_value=2**-53, max_value=1 - 2**-53))

@@ -24,7 +24,7 @@ from vla import artifacts, registry
 from vla.columns import Columns
 from vla.config import Config
 from vla.errors import CheckpointError
-from vla.models.policy import Interface, Policy, PolicyConfig, PolicyModule
+from vla.models.policy import Interface, Policy, PolicyConfig, PolicyModule, build_policy
 from vla.normalization import NormStats
 from vla.paths import FileName
 from vla.terms import PolicySpec
@@ -144,7 +144,7 @@ def load(path: Path, *, device: torch.device | str = "cpu") -> Bundle:
     config, tokenize, stats = read_processing(path)
     module, policy_config = parse_policy(config.policy, where=f"{path / CONFIG}: policy")
     spec = module.make_spec(policy_config, make_interface(config, tokenize))
-    policy, _ = module.build(policy_config, spec)
+    policy, _ = build_policy(module, policy_config, spec)
     load_weights(policy, path / WEIGHTS)
     processor = Processor.make(config.transforms, config.views, stats, tokenize)
     digest = passport["bundle_digest"]

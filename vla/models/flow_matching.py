@@ -5,7 +5,8 @@
 Lipman et al., arXiv:2210.02747; Liu et al., arXiv:2209.03003; the time law is pi0's, arXiv:2410.24164.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Literal, Protocol
 
 import numpy as np
 from jaxtyping import Float, Float32, Float64
@@ -13,6 +14,17 @@ from torch import Tensor
 
 TIME_FLOOR = 0.001
 """Smallest flow time that is trained on; sampling ends at 0."""
+Field = Callable[[Tensor, float], Tensor]
+"""Velocity at a point and a flow time."""
+SamplerName = Literal["euler", "midpoint", "heun"]
+
+
+class Sampler(Protocol):
+    """Integrates a field from noise (time 1) to actions (time 0) in equal steps, counted in integers."""
+
+    def __call__(
+        self, field: Field, noise_QHA: Float32[Tensor, "Q H A"], num_steps: int
+    ) -> Float32[Tensor, "Q H A"]: ...
 
 
 def interpolate(
@@ -38,11 +50,33 @@ def time_grid(count: int) -> Float32[np.ndarray, " count"]:
     return time_from_uniform((np.arange(count) + 0.5) / count)
 
 
-def euler(
-    field: Callable[[Tensor, float], Tensor], noise_QHA: Float32[Tensor, "Q H A"], num_steps: int
-) -> Float32[Tensor, "Q H A"]:
-    """Integrate from time 1 to 0 in `num_steps` equal steps, counted in integers."""
+def euler(field: Field, noise_QHA: Float32[Tensor, "Q H A"], num_steps: int) -> Float32[Tensor, "Q H A"]:
+    """Order 1: the velocity at the start of each step; one evaluation a step."""
     current = noise_QHA
     for step in range(num_steps, 0, -1):
         current = current - field(current, step / num_steps) / num_steps
     return current
+
+
+def midpoint(field: Field, noise_QHA: Float32[Tensor, "Q H A"], num_steps: int) -> Float32[Tensor, "Q H A"]:
+    """Order 2: the velocity half a step ahead; two evaluations a step."""
+    current = noise_QHA
+    for step in range(num_steps, 0, -1):
+        middle = current - field(current, step / num_steps) / (2 * num_steps)
+        current = current - field(middle, (step - 0.5) / num_steps) / num_steps
+    return current
+
+
+def heun(field: Field, noise_QHA: Float32[Tensor, "Q H A"], num_steps: int) -> Float32[Tensor, "Q H A"]:
+    """Order 2: the mean of the velocities at both ends of a step; two evaluations a step, the last one at time 0."""
+    current = noise_QHA
+    for step in range(num_steps, 0, -1):
+        start = field(current, step / num_steps)
+        end = field(current - start / num_steps, (step - 1) / num_steps)
+        current = current - (start + end) / (2 * num_steps)
+    return current
+
+
+SAMPLERS: Mapping[SamplerName, Sampler] = {"euler": euler, "midpoint": midpoint, "heun": heun}
+EVALUATIONS: Mapping[SamplerName, int] = {"euler": 1, "midpoint": 2, "heun": 2}
+"""Evaluations of the field in a step, which are what sampling costs."""

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from vla.assets import Asset
 from vla.config import Config
 from vla.models import flow_matching
+from vla.models.flow_matching import SAMPLERS, SamplerName
 from vla.terms import FeatureSpec, PolicySpec, PromptName
 
 Memory = dict[str, Tensor]
@@ -146,6 +147,8 @@ class Policy(nn.Module, ABC, Generic[C]):
     """Base of all policies."""
 
     spec: PolicySpec
+    sampler: SamplerName = "euler"
+    """How `act` integrates; `build_policy` sets it."""
 
     def initial_memory(self, batch_size: int, device: torch.device) -> Memory:
         """Memory at an episode start."""
@@ -192,7 +195,7 @@ class Policy(nn.Module, ABC, Generic[C]):
     def act(
         self, obs: Observation, memory: Memory, noise_BHA: Float32[Tensor, "B H A"], num_steps: int
     ) -> tuple[Float32[Tensor, "B H A"], Memory]:
-        """Sample an action chunk for the last step of `obs` by Euler integration from the given noise."""
+        """Sample an action chunk for the last step of `obs` by integration from the given noise."""
         encoded = self.encode(obs, memory)
         context = self.last_step(encoded.context, len(noise_BHA))
 
@@ -203,7 +206,7 @@ class Policy(nn.Module, ABC, Generic[C]):
             # Padded dimensions have been time * noise in training, whatever the policy answers there.
             return torch.cat([velocity[..., :real], noise_BHA[..., real:]], dim=-1)
 
-        return flow_matching.euler(field, noise_BHA, num_steps), encoded.memory
+        return SAMPLERS[self.sampler](field, noise_BHA, num_steps), encoded.memory
 
     def load_pretrained(self, asset: Asset) -> None:
         """Take over the weights that `PolicyConfig.pretrained` has found, strictly."""
@@ -231,7 +234,9 @@ class PolicyConfig(Config):
     action_horizon: Annotated[int, Field(gt=0)]
     """Predicted steps."""
     num_steps: Annotated[int, Field(gt=0)]
-    """Euler steps at inference."""
+    """Sampling steps at inference."""
+    sampler: SamplerName = "euler"
+    """midpoint and heun evaluate the velocity twice in each step: see docs/policies.md, Sampling."""
 
     def resolved(self) -> Self:
         """The same settings with what a pretrained model's own files say, so that a bundle needs none of them."""
@@ -254,6 +259,15 @@ class PolicyModule(Protocol):
     def build(self, cfg: PolicyConfig, spec: PolicySpec) -> tuple[Policy[Any], FrozenEncoder | None]:
         """A freshly initialised policy and its frozen part, if it has one."""
         ...
+
+
+def build_policy(
+    module: PolicyModule, cfg: PolicyConfig, spec: PolicySpec
+) -> tuple[Policy[Any], FrozenEncoder | None]:
+    """A freshly initialised policy that samples as its settings say, and its frozen part."""
+    policy, frozen = module.build(cfg, spec)
+    policy.sampler = cfg.sampler
+    return policy, frozen
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from vla.errors import DataError
 from vla.formats import Recordings
 from vla.models import bundle
 from vla.models.bundle import BundleConfig
-from vla.models.policy import FrozenEncoder, Policy
+from vla.models.policy import FrozenEncoder, Policy, build_policy
 from vla.normalization import NormStats, Statistics
 from vla.terms import PolicySpec
 from vla.training.fine_tuning import Origin
@@ -75,7 +75,7 @@ class Parts:
         spec = module.make_spec(policy_config, bundle.make_interface(config, tokenize))
         if origin:
             origin.check(config)
-        policy = initial_policy(partial(module.build, policy_config, spec), seed=cfg.seed)
+        policy = initial_policy(partial(build_policy, module, policy_config, spec), seed=cfg.seed)
         if origin:
             origin.load_weights(policy)
         processor = Processor.make(cfg.transforms, config.views, stats, tokenize)
