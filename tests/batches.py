@@ -12,10 +12,27 @@ from vla.terms import PolicySpec
 INTERFACE = Interface(
     views=("front", "wrist"), image_size=(16, 32), state_dim=3, action_dim=2, max_tokens=4, vocabulary=9
 )
+PI = {
+    "action_horizon": 4,
+    "num_steps": 2,
+    "max_action_dim": 5,
+    "vision": {"width": 24, "depth": 1, "mlp_dim": 32, "heads": 2, "patch_size": 8},
+    "language": {"width": 32, "depth": 2, "mlp_dim": 48, "heads": 4, "kv_heads": 2, "head_dim": 8},
+    "expert": {"width": 32, "depth": 2, "mlp_dim": 48, "heads": 4, "kv_heads": 2, "head_dim": 8},
+    "vocabulary": None,
+    "attention": "sdpa",
+    "freeze_vision_tower": False,
+    "freeze_language_model": False,
+}
 SETTINGS = {
-    "tiny_vla": {"action_horizon": 4, "num_steps": 2, "width": 32, "heads": 2, "encoder_layers": 1, "expert_layers": 1}
+    "pi0": {**PI, "max_state_dim": 4},
+    "pi05": PI,
+    "tiny_vla": {"action_horizon": 4, "num_steps": 2, "width": 32, "heads": 2, "encoder_layers": 1, "expert_layers": 1},
 }
 """Policy file -> the smallest settings that still exercise all of it."""
+SQUARE = replace(INTERFACE, image_size=(16, 16))
+INTERFACES = {"pi0": SQUARE, "pi05": SQUARE}
+"""Policy file -> the data that its settings are for, where it is not INTERFACE."""
 
 
 def a_spec(*, horizon: int = 3, window: int = 1, predict: int = 1, stride: int = 1, **changes) -> PolicySpec:
@@ -36,18 +53,26 @@ def a_spec(*, horizon: int = 3, window: int = 1, predict: int = 1, stride: int =
 
 
 def tiny_policy(name: str, *, seed: int = 0):
-    """A policy of the given file with random weights, and its spec."""
+    """A policy of the given file with random weights, none of them 0 throughout, and its spec."""
     module = registry.find("policies", name)
     cfg = module.Config.parse({"name": name, **SETTINGS[name]}, where="tests")
-    spec = module.make_spec(cfg, INTERFACE)
+    spec = module.make_spec(cfg, INTERFACES.get(name, INTERFACE))
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         policy, _ = module.build(cfg, spec)
+        open_gates(policy)
     return policy, spec
 
 
+def open_gates(policy: torch.nn.Module) -> None:
+    """Weights that begin at 0 get random ones: what is behind a closed gate could not be seen to go wrong."""
+    for weight in policy.parameters():
+        if not weight.any():
+            torch.nn.init.normal_(weight, std=0.1)
+
+
 def fake_batch(spec: PolicySpec, batch_size: int, *, rows: slice = slice(None), seed: int = 0) -> Batch:
-    """Rows of a random batch of weight 1, with the weight of the whole batch as its total."""
+    """Rows of a random batch of weight 1 (0 in padded dimensions), with the weight of the whole batch as its total."""
     b, t, p, v = batch_size, spec.window_steps, spec.predict_steps, len(spec.views)
     shape = (b, p, spec.action_horizon, spec.action_dim)
 
@@ -71,13 +96,15 @@ def fake_batch(spec: PolicySpec, batch_size: int, *, rows: slice = slice(None), 
         poses_BTV44=None,
         features={},
     )
+    weight = torch.ones(shape)
+    weight[..., spec.real_action_dim :] = 0.0
     unit = keyed.uniform(seed, "unit", count=b * p * spec.action_horizon).reshape(shape[:3])
     return Batch(
         obs=obs,
-        actions_BPHA=normals("actions", *shape)[rows],
-        weight_BPHA=torch.ones(shape)[rows],
+        actions_BPHA=(normals("actions", *shape) * weight)[rows],
+        weight_BPHA=weight[rows],
         noise_BPHA=normals("noise", *shape)[rows],
         time_BPH=torch.from_numpy(unit.astype(np.float32))[rows],
         sample_uid_B=torch.arange(b)[rows],
-        weight_total=float(np.prod(shape)),
+        weight_total=float(weight.sum()),
     )

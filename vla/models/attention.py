@@ -21,11 +21,13 @@ def padding_mask(is_pad_BN: Bool[Tensor, "B N"]) -> Float32[Tensor, "B 1 1 N"]:
     return mask.masked_fill(is_pad_BN, MASKED)[:, None, None, :]
 
 
-def time_features(time_QH: Float[Tensor, "Q H"], width: int) -> Float32[Tensor, "Q H width"]:
-    """Sines and cosines of flow time with periods from 4e-3 to 4 (openpi), in float32 whatever autocast says."""
-    periods = torch.logspace(math.log10(4e-3), math.log10(4.0), width // 2, device=time_QH.device)
-    phase = 2 * math.pi * time_QH.float().unsqueeze(-1) / periods
-    return torch.cat([phase.sin(), phase.cos()], dim=-1)
+def time_features(
+    time_QH: Float[Tensor, "Q H"], width: int, *, dtype: torch.dtype = torch.float32
+) -> Float32[Tensor, "Q H width"]:
+    """Sines and cosines of flow time with periods from 4e-3 to 4 (openpi), computed in `dtype` whatever autocast says."""
+    periods = torch.logspace(math.log10(4e-3), math.log10(4.0), width // 2, device=time_QH.device, dtype=dtype)
+    phase = 2 * math.pi * time_QH.to(dtype).unsqueeze(-1) / periods
+    return torch.cat([phase.sin(), phase.cos()], dim=-1).float()
 
 
 class Attention(nn.Module):
