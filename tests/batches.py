@@ -24,14 +24,35 @@ PI = {
     "freeze_vision_tower": False,
     "freeze_language_model": False,
 }
+PALIGEMMA = {
+    "action_horizon": 4,
+    "num_steps": 2,
+    "per_action_dim": 2,
+    "action_dim": 8,
+    "window_steps": 3,
+    "step_stride": 2,
+    "use_state_input": True,
+    "num_image_tokens": 4,
+    "backbone": {
+        "vision": PI["vision"],
+        "text": {**PI["language"], "family": "gemma", "vocabulary": None},
+        "dtype": "float32",
+    },
+    "freeze_vision_tower": True,
+    "freeze_language_model": False,
+    "resampler": {"type": "mlp", "output_dim": 32},
+    "pool": "mean",
+    "head": {"type": "mlp", "hidden_dims": [64, 32], "dropout": 0.0},
+}
 SETTINGS = {
+    "paligemma_vla": PALIGEMMA,
     "pi0": {**PI, "max_state_dim": 4},
     "pi05": PI,
     "tiny_vla": {"action_horizon": 4, "num_steps": 2, "width": 32, "heads": 2, "encoder_layers": 1, "expert_layers": 1},
 }
 """Policy file -> the smallest settings that still exercise all of it."""
 SQUARE = replace(INTERFACE, image_size=(16, 16))
-INTERFACES = {"pi0": SQUARE, "pi05": SQUARE}
+INTERFACES = {"paligemma_vla": SQUARE, "pi0": SQUARE, "pi05": SQUARE}
 """Policy file -> the data that its settings are for, where it is not INTERFACE."""
 
 
@@ -52,10 +73,10 @@ def a_spec(*, horizon: int = 3, window: int = 1, predict: int = 1, stride: int =
     return replace(spec, **changes)
 
 
-def tiny_policy(name: str, *, seed: int = 0):
+def tiny_policy(name: str, *, seed: int = 0, **changes):
     """A policy of the given file with random weights, none of them 0 throughout, and its spec."""
     module = registry.find("policies", name)
-    cfg = module.Config.parse({"name": name, **SETTINGS[name]}, where="tests")
+    cfg = module.Config.parse({"name": name, **SETTINGS[name], **changes}, where="tests")
     spec = module.make_spec(cfg, INTERFACES.get(name, INTERFACE))
     with torch.random.fork_rng():
         torch.manual_seed(seed)

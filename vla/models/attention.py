@@ -24,7 +24,7 @@ def padding_mask(is_pad_BN: Bool[Tensor, "B N"]) -> Float32[Tensor, "B 1 1 N"]:
 def time_features(
     time_QH: Float[Tensor, "Q H"], width: int, *, dtype: torch.dtype = torch.float32
 ) -> Float32[Tensor, "Q H width"]:
-    """Sines and cosines of flow time with periods from 4e-3 to 4 (openpi), computed in `dtype` whatever autocast says."""
+    """Sines and cosines of flow time with periods from 4e-3 to 4 (openpi), in `dtype` whatever autocast says."""
     periods = torch.logspace(math.log10(4e-3), math.log10(4.0), width // 2, device=time_QH.device, dtype=dtype)
     phase = 2 * math.pi * time_QH.to(dtype).unsqueeze(-1) / periods
     return torch.cat([phase.sin(), phase.cos()], dim=-1).float()

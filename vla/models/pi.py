@@ -130,7 +130,7 @@ class Language(nn.Module):
             last.mlp,
             self.norm,
         ):
-            unread.requires_grad_(False)
+            unread.requires_grad_(requires_grad=False)
 
     def embed(self, tokens_BL: Int64[Tensor, "B L"]) -> Float[Tensor, "B L D"]:
         """Embedded text, scaled as Gemma does; image tokens are not."""
@@ -182,10 +182,10 @@ class PiPolicy(Policy[Prefix]):
         self.head_dim = cfg.language.head_dim
         self.action_in, self.action_out = nn.Linear(spec.action_dim, width), nn.Linear(width, spec.action_dim)
         if cfg.freeze_vision_tower:
-            self.vision.requires_grad_(False)
-            self.project.requires_grad_(False)
+            self.vision.requires_grad_(requires_grad=False)
+            self.project.requires_grad_(requires_grad=False)
         if cfg.freeze_language_model:
-            self.language.requires_grad_(False)
+            self.language.requires_grad_(requires_grad=False)
 
     @abstractmethod
     def suffix(
