@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 from batches import fake_batch, tiny_policy
-
 from golden_pi import HORIZON, golden, golden_policy, golden_prefix
+
 from vla import registry
 from vla.errors import ConfigError
 from vla.models import flow_matching
