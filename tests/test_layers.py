@@ -23,6 +23,7 @@ HOMES = {
     "ray": ("vla.training.launch", "vla.training.distributed"),
     "prefect": ("flows",),
     "dvc": ("flows.reproduce",),
+    "peft": ("vla.models.backbone",),
     "transformers": ("vla.models.backbone",),
     "mujoco": ("vla.sim",),
     "metaworld": ("vla.sim",),
