@@ -35,7 +35,8 @@ from vla.data.samples import Samples
 from vla.folder import Folder
 from vla.normalization import NormalizationConfig, NormStats, Statistics
 from vla.terms import PolicySpec
-from vla.transforms import Processor, Tokenize, TransformsConfig
+from vla.tokenization import Tokenize
+from vla.transforms import Processor, TransformsConfig
 
 BATCH, HORIZON, BUFFER = 64, 16, 128
 INDEX = Path(__file__).with_name("index.py")

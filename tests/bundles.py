@@ -11,7 +11,7 @@ from vla.columns import Columns
 from vla.models import bundle
 from vla.models.bundle import Bundle, BundleConfig
 from vla.normalization import NormStats, Statistics
-from vla.transforms import Tokenize
+from vla.tokenization import Tokenize
 
 INSTRUCTIONS = ("open the drawer", "press the button")
 

@@ -15,7 +15,8 @@ from vla.data.episodes import EpisodeTable
 from vla.data.samples import Samples
 from vla.normalization import NormalizationConfig, NormStats
 from vla.terms import PolicySpec
-from vla.transforms import Processor, Tokenize, TransformsConfig
+from vla.tokenization import Tokenize
+from vla.transforms import Processor, TransformsConfig
 
 LENGTHS = (5, 7, 4)
 TEXTS = ("open the drawer", "close the drawer", "open the drawer")

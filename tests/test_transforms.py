@@ -13,7 +13,8 @@ from vocabularies import PAD, a_bpe, write_bpe
 from vla import transforms
 from vla.errors import ConfigError, DataError
 from vla.normalization import NormStats
-from vla.transforms import Processor, Tokenize, TransformsConfig
+from vla.tokenization import Tokenize
+from vla.transforms import Processor, TransformsConfig
 
 SETTINGS = {
     "image_size": [4, 4],

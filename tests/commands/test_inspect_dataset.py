@@ -21,7 +21,7 @@ from vla.data import download
 from vla.data.sources import open_dataset
 from vla.sim import world
 from vla.stages import STAGES
-from vla.transforms import Tokenize
+from vla.tokenization import Tokenize
 
 PARAMS = config.read_params(ROOT / "params.yaml")
 SHARED = ROOT.parent / "shared/data"

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from builders import ArrayDataset, make_episode
@@ -35,10 +37,7 @@ def test_samples_read_one_by_one_are_those_of_all_steps_together():
 def test_delta_actions_are_relative_to_the_state_at_the_start_of_their_chunk():
     dataset = a_dataset()
     delta = [{"actions": (0, 2), "state": (0, 2)}]
-    samples = some_samples()
-    samples = type(samples)(
-        samples.table, samples.windows, a_processor(delta_actions=delta), samples.tokens_IL, samples.token_is_pad_IL
-    )
+    samples = replace(some_samples(), processor=a_processor(delta_actions=delta))
     steps = dataset.steps(1)
     expected = samples.processor.actions.forward(steps.actions_TA[2:5] - steps.state_TS[2, :2])
     np.testing.assert_allclose(read_numbers(samples, dataset, np.array([7])).actions_BPHA[0, 0], expected, rtol=1e-6)
@@ -57,13 +56,15 @@ def test_padded_actions_count_where_the_user_says_so_or_the_episode_was_cut_off(
 
 
 def test_tokens_are_kept_per_distinct_instruction():
-    samples, processor = some_samples(), a_processor()
-    for episode in range(len(LENGTHS)):
+    samples, processor = some_samples(window=2), a_processor()
+    assert samples.known is not None
+    assert len(samples.known[0]) == 2
+    first = np.array([0, 5, 12])  # of each episode
+    for row, episode in zip(np.arange(3), range(len(LENGTHS)), strict=True):
+        ids_BTL, is_pad_BTL = samples.tokens(first, np.zeros((3, 2, 3), np.float32))
         ids, is_pad = processor.tokenize(TEXTS[episode])
-        instruction = samples.table.instruction_E[episode]
-        assert samples.tokens_IL[instruction].tolist() == ids.tolist()
-        assert samples.token_is_pad_IL[instruction].tolist() == is_pad.tolist()
-    assert len(samples.tokens_IL) == 2
+        assert ids_BTL[row].tolist() == [ids.tolist()] * 2
+        assert is_pad_BTL[row].tolist() == [is_pad.tolist()] * 2
 
 
 def test_observed_steps_are_numbered_over_the_split():

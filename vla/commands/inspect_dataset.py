@@ -116,7 +116,7 @@ def _elsewhere(dataset: Dataset) -> dict[str, Any]:
 
 
 def count_tokens(instruction: str) -> int:
-    """Words and runs of punctuation, as `vla.transforms.Tokenize` splits a text, without loading PyTorch."""
+    """Words and runs of punctuation, as `vla.tokenization.Tokenize` splits a text, without loading PyTorch."""
     return len(re.findall(r"\w+|[^\w\s]+", unicodedata.normalize("NFKC", instruction).lower()))
 
 

@@ -153,6 +153,7 @@ class ActionOrder:
 
     def errors(self, first: int, last: int, chunks_BHA: Float32[np.ndarray, "B H A"]) -> ErrorSums:
         """Those of the given chunks, normalised, of the samples [first, last), in units of `scale`."""
-        rows = slice(first, last)
-        sampled_BHA = self.held.samples.processor.restore_actions(chunks_BHA, self.chunks.state_KS[rows])
+        rows, samples = slice(first, last), self.held.samples
+        real_BHA = chunks_BHA[..., : samples.windows.spec.real_action_dim]
+        sampled_BHA = samples.processor.restore_actions(real_BHA, self.chunks.state_KS[rows])
         return ErrorSums.of(sampled_BHA - self.chunks.actions_KHA[rows], self.chunks.weight_KH[rows]).scaled(self.scale)

@@ -83,14 +83,16 @@ def assemble(
     weight_total: float,
 ) -> Batch:
     """The given samples with the given randomness."""
-    window = samples.windows.window(*samples.windows.locate(sample_B))
-    actions = contents.numbers.actions_BPHA
+    window, spec = samples.windows.window(*samples.windows.locate(sample_B)), samples.windows.spec
+    weight_BPHA = np.zeros(noise_BPHA.shape, dtype=np.float32)
+    weight_BPHA[..., : samples.weighted_dims] = window.weight_BPH[..., None]
+    padding = [(0, 0), (0, 0), (0, 0), (0, spec.padded_action_dims)]
     return Batch(
         obs=observe(samples, sample_B, contents),
-        actions_BPHA=torch.from_numpy(actions),
-        weight_BPHA=torch.from_numpy(np.broadcast_to(window.weight_BPH[..., None], actions.shape).copy()),
+        actions_BPHA=torch.from_numpy(np.pad(contents.numbers.actions_BPHA, padding)),
+        weight_BPHA=torch.from_numpy(weight_BPHA),
         noise_BPHA=torch.from_numpy(noise_BPHA),
-        time_BPH=torch.from_numpy(np.repeat(time_BP[:, :, None], actions.shape[2], axis=2)),
+        time_BPH=torch.from_numpy(np.repeat(time_BP[:, :, None], spec.action_horizon, axis=2)),
         sample_uid_B=torch.from_numpy(samples.sample_uid(sample_B)),
         weight_total=weight_total,
     )
@@ -101,13 +103,13 @@ def observe(samples: Samples, sample_B: Int64[np.ndarray, "B"], contents: Conten
     episode, step = samples.windows.locate(sample_B)
     window = samples.windows.window(episode, step)
     b, t, v = contents.pixels_BTVCYX.shape[:3]
-    instruction = samples.table.instruction_E[episode]
+    ids_BTL, is_pad_BTL = samples.tokens(sample_B, contents.numbers.state_BTS)
     return Observation(
         images_BTVCYX=torch.from_numpy(contents.pixels_BTVCYX),
         image_is_pad_BTV=torch.zeros(b, t, v, dtype=torch.bool),
         state_BTS=torch.from_numpy(contents.numbers.state_BTS),
-        tokens_BTL=torch.from_numpy(samples.tokens_IL[instruction]).unsqueeze(1).expand(-1, t, -1),
-        token_is_pad_BTL=torch.from_numpy(samples.token_is_pad_IL[instruction]).unsqueeze(1).expand(-1, t, -1),
+        tokens_BTL=torch.from_numpy(ids_BTL),
+        token_is_pad_BTL=torch.from_numpy(is_pad_BTL),
         step_is_pad_BT=torch.from_numpy(window.step_is_pad_BT),
         time_BT=torch.from_numpy(contents.numbers.time_BT),
         depth_BTVYX=None,

@@ -11,11 +11,13 @@ from typing import Self
 import numpy as np
 from jaxtyping import Bool, Float32, Int64, UInt8
 
+from vla import prompts
 from vla.data.episodes import FOREVER, EpisodeTable
 from vla.data.windows import Window, Windows
 from vla.errors import DataError
 from vla.formats import Recordings
 from vla.terms import PolicySpec, Steps
+from vla.tokenization import Tokens
 from vla.transforms import Processor
 
 Indices = Int64[np.ndarray, "B"]
@@ -27,6 +29,7 @@ class Numbers:
 
     state_BTS: Float32[np.ndarray, "B T S"]
     actions_BPHA: Float32[np.ndarray, "B P H A"]
+    """Of the data's own dimensions."""
     time_BT: Float32[np.ndarray, "B T"]
 
     def take(self, rows: Indices | slice) -> "Numbers":
@@ -57,17 +60,24 @@ class Samples:
     table: EpisodeTable
     windows: Windows
     processor: Processor
-    tokens_IL: Int64[np.ndarray, "I L"]
-    """Per distinct instruction."""
-    token_is_pad_IL: Bool[np.ndarray, "I L"]
+    weighted_dims: int
+    """Action dimensions that count in the loss, the first ones."""
+    known: Tokens | None
+    """Per distinct instruction; None where prompts depend on the state as well."""
 
     @classmethod
     def make(cls, table: EpisodeTable, spec: PolicySpec, processor: Processor, *, supervise_padded: bool) -> Self:
-        """`supervise_padded`: the repeated actions after the end of an episode count like any other."""
+        """`supervise_padded`: the repeated actions after the end of an episode count like any other, and so do the
+        zeros of padded dimensions."""
         supervised_E = np.full(len(table), FOREVER) if supervise_padded else table.supervised_E
-        ids, pads = zip(*(processor.tokenize(text) for text in table.instructions), strict=True)
-        windows = Windows.make(table.length_E, supervised_E, spec)
-        return cls(table, windows, processor, np.stack(ids), np.stack(pads))
+        weighted_dims = spec.action_dim if supervise_padded else spec.real_action_dim
+        windows, tokenize = Windows.make(table.length_E, supervised_E, spec), processor.tokenize
+        known = None
+        if prompts.reads_state(tokenize.prompt):
+            tokenize.check_length(table.instructions, state_dim=spec.state_dim)
+        else:
+            known = tokenize.batch(table.instructions)
+        return cls(table, windows, processor, weighted_dims, known)
 
     def __len__(self) -> int:
         return len(self.windows)
@@ -78,12 +88,26 @@ class Samples:
         1 where nothing is supervised, as after terminal steps: a loss over such samples is then 0 and not 0 / 0.
         """
         weight_BPH = self.windows.window(*self.windows.locate(sample_B)).weight_BPH
-        return float(weight_BPH.sum(dtype=np.float64)) * self.windows.spec.action_dim or 1.0
+        return float(weight_BPH.sum(dtype=np.float64)) * self.weighted_dims or 1.0
 
     def sample_uid(self, sample_B: Indices) -> Indices:
         """Identity of each sample: its episode's uid plus its step, wrapped to 64 bits."""
         episode, step = self.windows.locate(sample_B)
         return self.table.uid_E[episode] + step
+
+    def tokens(
+        self, sample_B: Indices, state_BTS: Float32[np.ndarray, "B T S"]
+    ) -> tuple[Int64[np.ndarray, "B T L"], Bool[np.ndarray, "B T L"]]:
+        """What the policy reads at each step of the given samples, and what of it is padding."""
+        b, t, s = state_BTS.shape
+        episode_B, _ = self.windows.locate(sample_B)
+        instruction_N = np.repeat(self.table.instruction_E[episode_B], t)
+        if self.known is None:
+            texts = [self.table.instructions[instruction] for instruction in instruction_N]
+            ids_NL, is_pad_NL = self.processor.tokenize.batch(texts, state_BTS.reshape(b * t, s))
+        else:
+            ids_NL, is_pad_NL = (per_instruction[instruction_N] for per_instruction in self.known)
+        return ids_NL.reshape(b, t, -1), is_pad_NL.reshape(b, t, -1)
 
     def observed(self, sample_B: Indices) -> Int64[np.ndarray, "B T"]:
         """The steps that each sample observes, as samples of those steps."""

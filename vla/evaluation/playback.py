@@ -87,8 +87,11 @@ def predict_group(
 
     The noise is keyed by episode and step, so a prediction does not depend on which episodes are played together.
     """
-    shape = (bundle.spec.action_horizon, bundle.spec.action_dim)
-    chunks = [np.empty((len(episode.steps), *shape), np.float32) for episode in group]
+    spec = bundle.spec
+    shape = (spec.action_horizon, spec.action_dim)
+    chunks = [
+        np.empty((len(episode.steps), spec.action_horizon, spec.real_action_dim), np.float32) for episode in group
+    ]
     memory: Memory | None = None
     for step in range(len(group[0].steps)):
         running = [episode for episode in group if step < len(episode.steps)]

@@ -201,7 +201,7 @@ def _instruction(bundle: Bundle, module: Any, task: str, settings: EnvironmentSe
     environment = module.make(task, settings)
     spec = bundle.spec
     for what, expected, found in (
-        ("action dimensions", spec.action_dim, environment.action_dim),
+        ("action dimensions", spec.real_action_dim, environment.action_dim),
         ("state dimensions", spec.state_dim, environment.state_dim),
         ("views", set(spec.views), set(spec.views) & set(environment.views)),
     ):

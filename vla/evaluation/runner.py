@@ -46,7 +46,7 @@ class PolicyRunner:
         self._instructions = list(instructions)
         self._episodes = [keyed.uid(task, seed) for task, seed in episodes]
         self._memory: Memory | None = None
-        self._queue_BHA = np.zeros((len(instructions), 0, self._bundle.spec.action_dim), np.float32)
+        self._queue_BHA = np.zeros((len(instructions), 0, self._bundle.spec.real_action_dim), np.float32)
         self._replanned = 0
 
     @property

@@ -28,7 +28,8 @@ from vla.models.policy import Interface, Policy, PolicyConfig, PolicyModule, bui
 from vla.normalization import NormStats
 from vla.paths import FileName
 from vla.terms import PolicySpec
-from vla.transforms import Processor, Tokenize, TransformsConfig
+from vla.tokenization import Tokenize
+from vla.transforms import Processor, TransformsConfig
 
 WEIGHTS, CONFIG, TOKENIZER, PASSPORT = "model.safetensors", "config.json", "tokenizer.json", "passport.json"
 
@@ -47,7 +48,7 @@ class BundleConfig(Config):
     """Column that the state is made of -> the dimensions that it has as a whole."""
     transforms: TransformsConfig
     policy: dict[str, Any]
-    """Section `policy`, parsed by the policy file's own Config."""
+    """Section `policy` with all that the policy's files say (`PolicyConfig.resolved`), parsed by its own Config."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +172,9 @@ def verify(path: Path) -> dict[str, Any]:
 def read_processing(path: Path) -> tuple[BundleConfig, Tokenize, NormStats]:
     """What a verified bundle says beside its weights."""
     config = BundleConfig.parse(artifacts.read_json(path / CONFIG, made_by="dvc repro train"), where=str(path / CONFIG))
-    tokenize = Tokenize.from_json((path / TOKENIZER).read_text(encoding="utf-8"), config.transforms.max_tokens)
+    _, policy = parse_policy(config.policy, where=f"{path / CONFIG}: policy")
+    text, max_tokens = (path / TOKENIZER).read_text(encoding="utf-8"), config.transforms.max_tokens
+    tokenize = Tokenize.from_json(text, max_tokens, prompt=policy.prompt)
     return config, tokenize, NormStats.read(path / "assets" / config.data_name / "norm_stats.json")
 
 
@@ -181,17 +184,21 @@ def load_weights(policy: Policy[Any], path: Path) -> None:
         weights = load_file(path)
     except SafetensorError as error:
         raise CheckpointError(f"{path}: expected safetensors, found a damaged file ({error}). Restore it.") from None
-    own = policy.state_dict()
+    check_weights(policy.state_dict(), weights, where=str(path), of=type(policy).__name__)
+    policy.load_state_dict(weights)
+
+
+def check_weights(own: Mapping[str, Tensor], found: Mapping[str, Tensor], *, where: str, of: str) -> None:
+    """Raise CheckpointError unless `found` has the names and shapes of the policy's `own` weights."""
     wrong = [
-        *(f"missing {name}" for name in own.keys() - weights.keys()),
-        *(f"unexpected {name}" for name in weights.keys() - own.keys()),
+        *(f"missing {name}" for name in own.keys() - found.keys()),
+        *(f"unexpected {name}" for name in found.keys() - own.keys()),
         *(
-            f"{name} has shape {list(weights[name].shape)} instead of {list(own[name].shape)}"
-            for name in own.keys() & weights.keys()
-            if own[name].shape != weights[name].shape
+            f"{name} has shape {list(found[name].shape)} instead of {list(own[name].shape)}"
+            for name in own.keys() & found.keys()
+            if own[name].shape != found[name].shape
         ),
     ]
     if wrong:
         shown = "; ".join(sorted(wrong)[:8]) + (f"; and {len(wrong) - 8} more" if len(wrong) > 8 else "")
-        raise CheckpointError(f"{path}: expected the weights of {type(policy).__name__}, found {shown}.")
-    policy.load_state_dict(weights)
+        raise CheckpointError(f"{where}: expected the weights of {of}, found {shown}.")

@@ -18,14 +18,15 @@ from vla.transforms import resize
 
 def observe(bundle: Bundle, sensed: Sequence[Sensing], instructions: Sequence[str]) -> Observation:
     """What B robots or environments sense now, as a policy's input (T = 1); image sizes may differ between them."""
-    state_BS = raw_state(bundle, sensed)
-    ids, pads = zip(*(bundle.processor.tokenize(text) for text in instructions), strict=True)
+    processor = bundle.processor
+    state_BS = processor.state.forward(raw_state(bundle, sensed), clip=True)
+    ids_BL, is_pad_BL = processor.tokenize.batch(instructions, state_BS)
     return Observation(
-        images_BTVCYX=torch.from_numpy(bundle.processor.images(_images(bundle, sensed))[:, None]),
+        images_BTVCYX=torch.from_numpy(processor.images(_images(bundle, sensed))[:, None]),
         image_is_pad_BTV=torch.zeros(len(sensed), 1, len(bundle.spec.views), dtype=torch.bool),
-        state_BTS=torch.from_numpy(bundle.processor.state.forward(state_BS, clip=True)[:, None]),
-        tokens_BTL=torch.from_numpy(np.stack(ids)[:, None]),
-        token_is_pad_BTL=torch.from_numpy(np.stack(pads)[:, None]),
+        state_BTS=torch.from_numpy(state_BS[:, None]),
+        tokens_BTL=torch.from_numpy(ids_BL[:, None]),
+        token_is_pad_BTL=torch.from_numpy(is_pad_BL[:, None]),
         step_is_pad_BT=torch.zeros(len(sensed), 1, dtype=torch.bool),
         time_BT=torch.tensor([[item.time] for item in sensed], dtype=torch.float32),
         depth_BTVYX=None,
@@ -57,6 +58,7 @@ def predict(
 ) -> tuple[Float32[np.ndarray, "B H A"], Memory]:
     """Action chunks in raw units, and the memory to pass with the next step of the same episodes.
 
+    Noise has the policy's action dimensions, of which the last may be padding; chunks have the robot's.
     Raises CheckpointError when the policy answers with numbers that are not finite.
     """
     obs = observe(bundle, sensed, instructions)
@@ -65,7 +67,8 @@ def predict(
         memory = bundle.policy.initial_memory(len(noise_BHA), device)
     noise = torch.from_numpy(noise_BHA).to(device)
     chunk, memory = bundle.policy.act(obs.to(device), memory, noise, num_steps or bundle.policy_config.num_steps)
-    actions_BHA = bundle.processor.restore_actions(chunk.cpu().numpy(), raw_state(bundle, sensed))
+    real_BHA = chunk[..., : bundle.spec.real_action_dim].cpu().numpy()
+    actions_BHA = bundle.processor.restore_actions(real_BHA, raw_state(bundle, sensed))
     if not np.isfinite(actions_BHA).all():
         raise CheckpointError(
             f"{bundle.path}: expected finite actions, found NaN or infinite ones: its training diverged. "

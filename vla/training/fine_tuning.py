@@ -1,8 +1,8 @@
 """Training that begins with the weights of a bundle (`train.init_from`) in place of random ones.
 
 Only the weights are taken over: optimizer, average, order and noise begin anew. The bundle's tokenizer comes with them,
-since the rows of the embedding belong to its vocabulary. Statistics are those of the new data unless `norm_stats.reuse`
-names the bundle's, and how far they lie apart is said before training.
+whatever `transforms.tokenizer` says, since the rows of the embedding belong to its vocabulary. Statistics are those of
+the new data unless `norm_stats.reuse` names the bundle's, and how far they lie apart is said before training.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,17 +15,17 @@ import numpy as np
 from vla.errors import CheckpointError
 from vla.models import bundle
 from vla.models.bundle import BundleConfig
-from vla.models.policy import Policy
+from vla.models.policy import Policy, PolicyConfig
 from vla.normalization import NormStats, Statistics
+from vla.tokenization import Tokenize, TokenizerChoice, TokenizerSource
 from vla.training.self_checks import Finding
-from vla.transforms import Tokenize
 
 SHIFTED, SPREAD = 0.5, 2.0
 """Means that are so many deviations apart, or deviations of such a ratio, are worth a warning."""
 NAMED = 8
 """Words that a warning names."""
-FREE = frozenset({"num_steps"})
-"""Keys of section `policy` that are no matter of the weights."""
+FREE = frozenset({"policy.num_steps", "policy.sampler"})
+"""What is no matter of any policy's weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +51,11 @@ class Origin:
 
     def check(self, config: BundleConfig) -> None:
         """Raise CheckpointError that names everything by which `config` is not that of the bundle's policy."""
-        here, there = _interface(config), _interface(self.config)
+        (policy, here), (_, there) = _interface(config), _interface(self.config)
+        compared = (here.keys() | there.keys()) - FREE - policy.transferable
         wrong = [
             f"{name}: {there.get(name)} in the bundle, {here.get(name)} here"
-            for name in sorted(here.keys() | there.keys())
+            for name in sorted(compared)
             if here.get(name) != there.get(name)
         ]
         if wrong:
@@ -67,8 +68,11 @@ class Origin:
         """Put the bundle's weights into `policy`; every name and shape must match."""
         bundle.load_weights(policy, self.path / bundle.WEIGHTS)
 
-    def findings(self, stats: NormStats, instructions: Sequence[str]) -> Iterator[Finding]:
-        """What a person should know of the new data before they are trained on."""
+    def findings(self, stats: NormStats, instructions: Sequence[str], tokenizer: TokenizerChoice) -> Iterator[Finding]:
+        """What a person should know of the new data, and of `transforms.tokenizer`, before they are trained on."""
+        if isinstance(tokenizer, TokenizerSource) and tokenizer != self.config.transforms.tokenizer:
+            said = f"the bundle's is used, and not {tokenizer.source} of transforms.tokenizer"
+            yield Finding("tokenizer", said, warning=True)
         unknown = self.tokenize.unknown_words(instructions)
         said = f"{len(unknown)} words are unknown to the bundle's tokenizer: {', '.join(unknown[:NAMED])}"
         yield Finding("instructions", said if unknown else "all words are known to the bundle", warning=bool(unknown))
@@ -76,11 +80,11 @@ class Origin:
             yield _statistics(quantity, names, there=getattr(self.norm_stats, quantity), here=getattr(stats, quantity))
 
 
-def _interface(config: BundleConfig) -> dict[str, Any]:
+def _interface(config: BundleConfig) -> tuple[PolicyConfig, dict[str, Any]]:
     """What the weights depend on, by the names of params.yaml."""
-    policy = {f"policy.{name}": value for name, value in config.policy.items() if name not in FREE}
-    return {
-        **policy,
+    _, policy = bundle.parse_policy(config.policy, where="policy")
+    return policy, {
+        **{f"policy.{name}": value for name, value in policy.plain().items()},
         "views": list(config.views),
         "transforms.image_size": list(config.transforms.image_size),
         "transforms.max_tokens": config.transforms.max_tokens,
@@ -91,6 +95,8 @@ def _interface(config: BundleConfig) -> dict[str, Any]:
 
 def _statistics(quantity: str, names: Sequence[str], *, there: Statistics, here: Statistics) -> Finding:
     """Where the statistics in use lie farthest from the bundle's."""
+    if here.dims != there.dims:
+        return Finding(f"norm stats of {quantity}", f"{there.dims} dimensions in the bundle, {here.dims} here")
     std = np.maximum(np.asarray(there.std, dtype=np.float64), 1e-12)
     shift_D = np.abs(np.asarray(here.mean) - np.asarray(there.mean)) / std
     ratio_D = np.maximum(np.asarray(here.std, dtype=np.float64), 1e-12) / std

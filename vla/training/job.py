@@ -20,10 +20,11 @@ from vla.data.sources import DataConfig
 from vla.errors import ConfigError, DataError
 from vla.execution import ExecutionConfig
 from vla.models import bundle
+from vla.tokenization import TokenizerSource
 from vla.training.optim import OptimizerConfig
 from vla.training.precision import Precision
 from vla.training.state_directory import Identity, StateDirectory
-from vla.transforms import TokenizerSource, TransformsConfig
+from vla.transforms import TransformsConfig
 
 Count = Annotated[int, Field(gt=0)]
 
@@ -147,6 +148,8 @@ def identify(cfg: JobConfig, *, dataset: Path, episodes: Path, norm_stats: Path,
         inputs["tokenizer"] = find_tokenizer(cfg.transforms.tokenizer).digest()
     if origin := origin_path(cfg):
         inputs["init_from"] = bundle.verify(origin)["bundle_digest"]
+    elif pretrained := find_pretrained(cfg):
+        inputs["pretrained"] = pretrained.digest()
     return Identity(params=cfg.tracked(), inputs=inputs, code=training_code(cfg))
 
 
@@ -159,6 +162,14 @@ def origin_path(cfg: JobConfig) -> Path | None:
 def find_tokenizer(source: TokenizerSource) -> Asset:
     """The file that `transforms.tokenizer` names; raises DataError that lists where it has been looked for."""
     return assets.find(source, ["tokenizer.json"], where="transforms.tokenizer")
+
+
+def find_pretrained(cfg: JobConfig) -> Asset | None:
+    """The weights that the policy begins with where no bundle's take their place; None for random ones."""
+    if cfg.train.init_from is not None:
+        return None
+    _, policy = bundle.parse_policy(cfg.policy, where="params.yaml: policy")
+    return policy.pretrained()
 
 
 def training_code(cfg: JobConfig) -> str:

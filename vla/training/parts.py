@@ -12,6 +12,7 @@ import torch
 
 from vla import artifacts, keyed
 from vla.action_errors import ActionScale, recorded_actions
+from vla.assets import Asset
 from vla.data.episodes import EpisodeTable
 from vla.data.frames import Frames, stored_shape
 from vla.data.held_out import ActionOrder, Chunks, HeldOut, ValidationOrder, held_out
@@ -27,11 +28,12 @@ from vla.models import bundle
 from vla.models.bundle import BundleConfig
 from vla.models.policy import FrozenEncoder, Policy, build_policy
 from vla.normalization import NormStats, Statistics
-from vla.terms import PolicySpec
+from vla.terms import PolicySpec, PromptName
+from vla.tokenization import Tokenize, TokenizerSource
 from vla.training.fine_tuning import Origin
-from vla.training.job import Job, find_tokenizer
+from vla.training.job import Job, find_pretrained, find_tokenizer
 from vla.training.self_checks import Finding
-from vla.transforms import Processor, Tokenize, TokenizerSource
+from vla.transforms import Processor
 from vla.video_backend import backend_versions
 
 
@@ -57,10 +59,12 @@ class Parts:
         cfg = job.cfg
         dataset = open_dataset(cfg.data, job.dataset)
         module, policy_config = bundle.parse_policy(cfg.policy, where="params.yaml: policy")
+        policy_config = policy_config.resolved()
         stats = read_norm_stats(job.norm_stats, dataset, horizon=policy_config.action_horizon)
         table = EpisodeTable.read(job.episodes, "train")
         origin = origin_of(job)
-        tokenize = origin.tokenize if origin else make_tokenize(job, table.instructions)
+        tokenize = origin.tokenize if origin else make_tokenize(job, table.instructions, prompt=policy_config.prompt)
+        tokenize = tokenize.with_length(cfg.transforms.max_tokens)
         config = BundleConfig(
             data_name=cfg.data.name,
             fps=dataset.schema.fps,
@@ -70,7 +74,7 @@ class Parts:
             columns=cfg.data.columns,
             state_columns=dataset.schema.state_columns,
             transforms=cfg.transforms,
-            policy=cfg.policy,
+            policy=policy_config.plain(),
         )
         spec = module.make_spec(policy_config, bundle.make_interface(config, tokenize))
         if origin:
@@ -78,6 +82,8 @@ class Parts:
         policy = initial_policy(partial(build_policy, module, policy_config, spec), seed=cfg.seed)
         if origin:
             origin.load_weights(policy)
+        else:
+            load_pretrained(policy, job)
         processor = Processor.make(cfg.transforms, config.views, stats, tokenize)
         train, validation = (
             Samples.make(split, spec, processor, supervise_padded=cfg.train.supervise_padded)
@@ -85,7 +91,7 @@ class Parts:
         )
         training = training_order(job, train, dataset)
         measured = validation_orders(job, validation, dataset, stats=stats, num_steps=policy_config.num_steps)
-        findings = tuple(origin.findings(stats, table.instructions)) if origin else ()
+        findings = tuple(origin.findings(stats, table.instructions, cfg.transforms.tokenizer)) if origin else ()
         return cls(config, stats, tokenize, spec, policy, training, *measured, findings)
 
 
@@ -94,18 +100,32 @@ def origin_of(job: Job) -> Origin | None:
     return None if job.origin is None else Origin.read(job.origin, digest=job.passport["inputs"]["init_from"])
 
 
-def make_tokenize(job: Job, instructions: Sequence[str]) -> Tokenize:
+def make_tokenize(job: Job, instructions: Sequence[str], *, prompt: PromptName) -> Tokenize:
     """The tokenizer of the job's settings; `instructions` are those of the train split."""
     source, max_tokens = job.cfg.transforms.tokenizer, job.cfg.transforms.max_tokens
     if not isinstance(source, TokenizerSource):
-        return Tokenize.train(instructions, max_tokens)
-    found, expected = find_tokenizer(source), job.passport["inputs"]["tokenizer"]
-    if found.digest() != expected:
+        return Tokenize.train(instructions, max_tokens, prompt=prompt)
+    found = find_tokenizer(source)
+    _check_unchanged(found, job.passport["inputs"]["tokenizer"], what="tokenizer")
+    return Tokenize.read(found.paths[0], max_tokens, prompt=prompt, pad=source.pad)
+
+
+def load_pretrained(policy: Policy[Any], job: Job) -> None:
+    """Put the weights into `policy` that a new training of it begins with, where it does not keep its random ones."""
+    found = find_pretrained(job.cfg)
+    if found is not None:
+        _check_unchanged(found, job.passport["inputs"]["pretrained"], what="weights")
+        policy.load_pretrained(found)
+
+
+def _check_unchanged(asset: Asset, digest: str, *, what: str) -> None:
+    """Raise DataError when files are not those that the training began with."""
+    found = asset.digest()
+    if found != digest:
         raise DataError(
-            f"{found.paths[0]}: expected the tokenizer as at the start of the training, found another. Run "
-            f"'dvc repro -f -s train' to train with it."
+            f"{asset.paths[0]}: expected the {what} as at the start of the training, {digest[:16]}, found "
+            f"{found[:16]}. Run 'dvc repro -f -s train' to train with what is there."
         )
-    return Tokenize.read(found.paths[0], max_tokens, pad=source.pad)
 
 
 def training_order(job: Job, samples: Samples, dataset: Recordings) -> TrainingOrder:

@@ -68,8 +68,9 @@ class SelfChecks:
 
     def inputs_are_normalised(self, batches: Sequence[Batch], names: Mapping[str, Sequence[str]]) -> None:
         """Statistics of other data show as values far from those of a normalised quantity; `names` of the dims."""
-        for quantity, values_ND in (("actions", _targets(batches)), ("state", _states(batches))):
-            dims = values_ND.shape[1]
+        for quantity, rows_ND in (("actions", _targets(batches)), ("state", _states(batches))):
+            dims = len(names[quantity])  # padded dimensions, which are 0, have no name
+            values_ND = rows_ND[:, :dims]
             far = (values_ND.abs() > FAR).double().sum(0).tolist()
             sums = self.context.sum([float(len(values_ND)), float(values_ND.double().square().sum()), *far])
             rows, square, far = sums[0], sums[1], sums[2:]
@@ -78,11 +79,10 @@ class SelfChecks:
             if worst is None or not far[worst]:
                 self._note(f"normalised {quantity}", found)
                 continue
-            name = names[quantity][worst] if worst < len(names[quantity]) else str(worst)
             self._note(
                 f"normalised {quantity}",
-                f"{found}, but {far[worst]:.0f} values of dimension {name} lie beyond {FAR:.0f}: statistics of other "
-                f"data, or outliers. Compare with 'vla inspect stats'.",
+                f"{found}, but {far[worst]:.0f} values of dimension {names[quantity][worst]} lie beyond {FAR:.0f}: "
+                f"statistics of other data, or outliers. Compare with 'vla inspect stats'.",
                 warning=True,
             )
 
@@ -125,9 +125,9 @@ class SelfChecks:
 
     def first_loss_is_plausible(self, loss: float, batches: Sequence[Batch]) -> None:
         """A policy that predicts nothing has the mean square of noise - actions, which is 1 + that of the actions."""
-        targets_ND = _targets(batches).double()
-        rows, square = self.context.sum([float(targets_ND.numel()), float(targets_ND.square().sum())])
-        nothing = 1 + square / max(1.0, rows)
+        targets = torch.cat([batch.actions_BPHA[batch.weight_BPHA > 0] for batch in batches]).double()
+        count, square = self.context.sum([float(targets.numel()), float(targets.square().sum())])
+        nothing = 1 + square / max(1.0, count)
         found = f"{loss:.3g}, where predicting nothing has {nothing:.3g}"
         high = loss > HIGH_LOSS * nothing
         advice = ": look at the initialisation, or at the bundle of train.init_from" if high else ""
@@ -182,7 +182,7 @@ def recorded(layer: nn.Module | None, outputs: list[Tensor]) -> AbstractContextM
 
 
 def _targets(batches: Sequence[Batch]) -> Float32[Tensor, "N A"]:
-    """The supervised actions."""
+    """The supervised actions, padded dimensions included."""
     taken = [batch.actions_BPHA[(batch.weight_BPHA > 0).any(-1)] for batch in batches]
     return torch.cat(taken)
 
