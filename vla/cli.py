@@ -131,7 +131,7 @@ def _add_artifacts(parser: argparse.ArgumentParser, stage: str) -> None:
 
 
 def _menu(words: dict[str, tuple[str, str]]) -> str:
-    return "\n".join(f"  {word:<16}{summary}" for word, (_, summary) in words.items())
+    return "\n".join(f"  {word:<19}{summary}" for word, (_, summary) in words.items())
 
 
 def _is_first_process() -> bool:

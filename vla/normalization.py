@@ -18,6 +18,7 @@ from vla.config import Config
 from vla.errors import ConfigError, DataError
 
 Method = Literal["min_max", "mean_std", "quantile"]
+Formula = Literal["vlaflow", "openpi", "lerobot"]
 Quantity = Literal["state", "actions"]
 NEEDED: Mapping[Method, tuple[str, str]] = {
     "min_max": ("min", "max"),
@@ -26,6 +27,8 @@ NEEDED: Mapping[Method, tuple[str, str]] = {
 }
 """What a method takes from the statistics."""
 ALWAYS, OPTIONAL = ("mean", "std"), ("min", "max", "q01", "q50", "q99")
+EPSILON: Mapping[Formula, float] = {"openpi": 1e-6, "lerobot": 1e-8}
+"""What other projects add to a divisor (openpi), or to a deviation and in place of an empty range (LeRobot)."""
 DEGENERATE = 1e-4
 """A dimension whose spread is at most this times max(1, |median|) is constant for our purposes."""
 FILE_NAME = "norm_stats.json"
@@ -37,6 +40,9 @@ class NormalizationConfig(Config):
 
     state: Method
     actions: Method
+    formula: Formula = "vlaflow"
+    """How the project divides that a policy was trained with: pi0.5 reads its state in 256 steps, which a difference of
+    1e-5 flips. Those of openpi and LeRobot know no constant dimensions and never clip."""
     degenerate: Literal["constant", "stop"] = "constant"
     """A dimension that hardly moves in the train split: always its constant, or an error that names it."""
     degenerate_scale: Annotated[float, Field(gt=0)] = 1.0
@@ -182,21 +188,29 @@ class NormStats:
 
 
 class Normalize:
-    """(x - offset) / scale per dimension.
+    """(x - offset) / divisor per dimension, and back with `scale`, which is the divisor but in LeRobot's mean_std.
 
     A degenerate dimension maps to 0 and back to its median (its mean where the file has no median); one in `raw` stays
     as it is. Raises DataError when the statistics lack what the method needs.
     """
 
     def __init__(
-        self, stats: Statistics, method: Method, *, degenerate_scale: float = 1.0, raw: Sequence[int] = ()
+        self,
+        stats: Statistics,
+        method: Method,
+        *,
+        formula: Formula = "vlaflow",
+        degenerate_scale: float = 1.0,
+        raw: Sequence[int] = (),
     ) -> None:
-        self.method = method
-        offset, scale, spread = _affine(stats, method)
+        self.method: Method = method
+        self.formula: Formula = formula
+        offset, divisor, scale, spread = _affine(stats, method, formula)
         self.raw = np.isin(np.arange(stats.dims), np.array(raw, dtype=np.int64))
         self.threshold = DEGENERATE * np.maximum(1.0, np.abs(stats.middle)) * degenerate_scale
-        self.degenerate = (spread <= self.threshold) & ~self.raw
+        self.degenerate = (spread <= self.threshold) & ~self.raw & (formula == "vlaflow")
         self.offset = np.where(self.raw, 0.0, np.where(self.degenerate, stats.middle, offset))
+        self.divisor = np.where(self.raw | self.degenerate, 1.0, divisor)
         self.scale = np.where(self.raw | self.degenerate, 1.0, scale)
 
     @property
@@ -205,8 +219,8 @@ class Normalize:
 
     def forward(self, raw: Float32[np.ndarray, "*shape D"], *, clip: bool = False) -> Float32[np.ndarray, "*shape D"]:
         """Raw to normalised; `clip` limits min_max to [-1, 1], which inference does and training does not."""
-        values = np.where(self.degenerate, 0.0, (raw.astype(np.float64) - self.offset) / self.scale)
-        if clip and self.method == "min_max":
+        values = np.where(self.degenerate, 0.0, (raw.astype(np.float64) - self.offset) / self.divisor)
+        if clip and self.method == "min_max" and self.formula == "vlaflow":
             values = np.where(self.raw, values, values.clip(-1.0, 1.0))
         return values.astype(np.float32)
 
@@ -225,7 +239,7 @@ def make_normalize(cfg: NormalizationConfig, stats: NormStats, quantity: Quantit
             f"Correct the list."
         )
     try:
-        normalize = Normalize(values, method, degenerate_scale=cfg.degenerate_scale, raw=raw)
+        normalize = Normalize(values, method, formula=cfg.formula, degenerate_scale=cfg.degenerate_scale, raw=raw)
     except DataError as error:
         raise DataError(f"norm stats: {quantity}: {error}") from None
     still = np.array(stats.names(quantity))[normalize.degenerate].tolist()
@@ -239,9 +253,9 @@ def make_normalize(cfg: NormalizationConfig, stats: NormStats, quantity: Quantit
 
 
 def _affine(
-    stats: Statistics, method: Method
-) -> tuple[Float64[np.ndarray, "D"], Float64[np.ndarray, "D"], Float64[np.ndarray, "D"]]:
-    """Offset, scale and the spread that decides whether a dimension is degenerate."""
+    stats: Statistics, method: Method, formula: Formula
+) -> tuple[Float64[np.ndarray, "D"], Float64[np.ndarray, "D"], Float64[np.ndarray, "D"], Float64[np.ndarray, "D"]]:
+    """Offset, divisor, scale of the way back, and the spread that decides whether a dimension is degenerate."""
     low, high = (getattr(stats, name) for name in NEEDED[method])
     if low is None or high is None:
         lacking = [name for name, values in zip(NEEDED[method], (low, high), strict=True) if values is None]
@@ -249,4 +263,12 @@ def _affine(
             f"expected {' and '.join(NEEDED[method])} for the method {method}, found no {' and no '.join(lacking)}. "
             f"Choose another method in transforms.normalization, or compute statistics that have them."
         )
-    return (low, high, high) if method == "mean_std" else ((low + high) / 2, (high - low) / 2, high - low)
+    if method == "mean_std":
+        mean, std = low, high
+        divisor = std if formula == "vlaflow" else std + EPSILON[formula]
+        return mean, divisor, std if formula == "lerobot" else divisor, std
+    spread = high - low
+    if formula == "vlaflow":
+        return (low + high) / 2, spread / 2, spread / 2, spread
+    width = spread + EPSILON[formula] if formula == "openpi" else np.where(spread == 0, EPSILON[formula], spread)
+    return low + width / 2, width / 2, width / 2, spread

@@ -54,8 +54,8 @@ def compare(
     limit = LIMIT[normalize.method]
     data_D4 = np.array([found.min, found.q01, found.q99, found.max], dtype=np.float64).T
     distance_D = np.maximum(normalize.offset - data_D4[:, 0], data_D4[:, 3] - normalize.offset)
-    largest_D = np.where(normalize.degenerate, 0.0, distance_D / normalize.scale)
-    reach_D = np.where(normalize.degenerate, 0.0, limit * normalize.scale)
+    largest_D = np.where(normalize.degenerate, 0.0, distance_D / normalize.divisor)
+    reach_D = np.where(normalize.degenerate, 0.0, limit * normalize.divisor)
     fits = []
     for dim, name in enumerate(names):
         low, low_most, high_most, high = data_D4[dim].tolist()
