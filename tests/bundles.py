@@ -59,11 +59,15 @@ def a_bundle(
     passport: dict[str, Any] | None = None,
     columns: Columns | None = None,
     state_columns: dict[str, int] | None = None,
+    max_tokens: int = 6,
+    policy: str = "tiny_vla",
 ) -> Bundle:
-    """Save a randomly initialised tiny_vla at `path` and load it; its state is a whole column unless it is said."""
+    """Save a randomly initialised tiny_vla, or a policy of the same settings, at `path` and load it.
+
+    Its state is a whole column unless it is said.
+    """
     usual = {view: f"observation.images.{view}" for view in views}
     columns = columns or Columns(state="observation.state", actions="action", views=usual)
-    tokenize = Tokenize.train(instructions, max_tokens=6)
     config = BundleConfig.parse(
         {
             "data_name": "toy",
@@ -75,12 +79,12 @@ def a_bundle(
             "state_columns": state_columns or {"observation.state": len(state_names)},
             "transforms": {
                 "image_size": list(image_size),
-                "max_tokens": 6,
+                "max_tokens": max_tokens,
                 "normalization": {"state": "quantile", "actions": "min_max"},
                 "augment": {"shift_px": 0},
             },
             "policy": {
-                "name": "tiny_vla",
+                "name": policy,
                 "action_horizon": action_horizon,
                 "num_steps": 2,
                 "width": 16,
@@ -92,18 +96,17 @@ def a_bundle(
         where="a_bundle",
     )
     module, policy_config = bundle.parse_policy(config.policy, where="a_bundle")
+    tokenize = Tokenize.train(instructions, max_tokens, prompt=policy_config.prompt)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        policy, _ = module.build(
-            policy_config, module.make_spec(policy_config, bundle.make_interface(config, tokenize))
-        )
-        for value in policy.parameters():
+        made, _ = module.build(policy_config, module.make_spec(policy_config, bundle.make_interface(config, tokenize)))
+        for value in made.parameters():
             # A fresh policy's zero-initialised output would make every prediction equal to the noise.
             torch.nn.init.normal_(value, std=0.3)
     stats = norm_stats or NormStats(statistics(len(state_names)), statistics(len(action_names)), {"method": "exact"})
     bundle.save(
         path,
-        weights=policy.state_dict(),
+        weights=made.state_dict(),
         config=config,
         norm_stats=stats,
         tokenize=tokenize,
