@@ -34,6 +34,11 @@ def name(request):
     return request.param
 
 
+def test_the_spec_has_the_prompt_that_the_settings_promise(name):
+    _, spec = tiny_policy(name)
+    assert spec.prompt == registry.find("policies", name).Config.prompt
+
+
 def test_one_batch_can_be_overfitted(name):
     policy, spec = tiny_policy(name)
     batch = fake_batch(spec, 4)
@@ -117,6 +122,19 @@ def test_the_context_is_unchanged_after_ten_velocity_calls(name):
         for _ in range(10):
             last = policy.velocity(context, noisy, time)
     assert torch.equal(first, last)
+
+
+def test_acting_step_by_step_from_an_episode_start_is_acting_on_the_window(name):
+    policy, spec = tiny_policy(name)
+    policy.eval()
+    obs = fake_batch(spec, 2).obs
+    noise, device = torch.randn(2, spec.action_horizon, spec.action_dim), torch.device("cpu")
+    at_once, _ = policy.act(obs, policy.initial_memory(2, device), noise, 2)
+    memory = policy.initial_memory(2, device)
+    for step in range(spec.window_steps):
+        one = obs.each(lambda value, step=step: value[:, step : step + 1])
+        streamed, memory = policy.act(one, memory, noise, 2)
+    torch.testing.assert_close(streamed, at_once, atol=1e-5, rtol=1e-5)
 
 
 def test_padded_text_and_absent_cameras_change_nothing(name):

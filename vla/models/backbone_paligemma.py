@@ -174,7 +174,7 @@ class PaliGemmaBackbone(nn.Module):
     def train(self, mode: bool = True) -> "PaliGemmaBackbone":  # noqa: FBT001, FBT002 (torch's signature)
         """Frozen parts stay in eval mode."""
         super().train(mode)
-        for module in self.modules():
+        for module in self.model.modules():
             weights = list(module.parameters())
             if weights and not any(value.requires_grad for value in weights):
                 module.eval()
