@@ -1,12 +1,16 @@
 """The policy contract, checked for every file of vla/policies."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from batches import SETTINGS, fake_batch, tiny_policy
+from ranks import answers
 
 from vla import registry
+from vla.training.distributed import Context
 from vla.training.loop import weighted_error
 from vla.training.optim import OptimizerConfig, make_optimizer
 
@@ -79,6 +83,29 @@ def test_micro_batches_add_up_to_the_whole_batch(name):
     assert total == pytest.approx(expected.item(), rel=1e-5)
     for key, value in trainable.items():
         torch.testing.assert_close(value.grad, gradients[key], atol=1e-5, rtol=1e-4)
+
+
+def test_two_ranks_of_two_micro_batches_learn_what_one_process_learns(name, tmp_path):
+    policy, spec = tiny_policy(name)
+    whole = fake_batch(spec, 6)
+    weighted_error(policy(whole), whole).backward()
+
+    def act(context: Context) -> dict[str, np.ndarray]:
+        own, _ = tiny_policy(name)
+        module = context.wrap(own)
+        begin = 3 * context.rank
+        for rows, wait in ((slice(begin, begin + 1), module.no_sync()), (slice(begin + 1, begin + 3), nullcontext())):
+            micro = fake_batch(spec, 6, rows=rows)
+            with wait:
+                (context.world_size * weighted_error(module(micro), micro)).backward()
+        return {key: value.grad.numpy() for key, value in own.named_parameters() if value.requires_grad}
+
+    for found in answers(act, tmp_path):
+        for key, gradient in found.items():
+            expected = policy.get_parameter(key).grad
+            torch.testing.assert_close(
+                torch.from_numpy(gradient), expected, atol=1e-5, rtol=1e-4, msg=lambda text, key=key: f"{key}: {text}"
+            )
 
 
 def test_targets_of_weight_zero_are_inert(name):

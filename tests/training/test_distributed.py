@@ -1,7 +1,5 @@
 """What ranks agree on, and what they say of each other, in real processes."""
 
-import multiprocessing
-import os
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -10,6 +8,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from ranks import answers
 from torch import nn
 
 from vla.errors import LaunchError
@@ -17,7 +16,6 @@ from vla.training import distributed
 from vla.training.distributed import Context, PeerLostError
 
 PATIENCE = timedelta(seconds=2)
-FORK = multiprocessing.get_context("fork")
 
 
 class Small(nn.Module):
@@ -30,28 +28,6 @@ class Small(nn.Module):
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         return (self.learns @ values).sum() + self.rests.sum()
-
-
-def answers(act: Callable[[Context], Any], folder: Path) -> list[Any]:
-    """What `act` returns on each of two ranks."""
-    queue = FORK.Queue()
-
-    def rank(number: int) -> None:
-        dist.init_process_group(
-            "gloo", init_method=f"file://{folder}/meet", rank=number, world_size=2, timeout=timedelta(seconds=60)
-        )
-        queue.put((number, act(distributed.joined(torch.device("cpu")))))
-        queue.close()
-        queue.join_thread()
-        os._exit(0)
-
-    ranks = [FORK.Process(target=rank, args=(number,)) for number in range(2)]
-    for each in ranks:
-        each.start()
-    found = dict(queue.get(timeout=60) for _ in ranks)
-    for each in ranks:
-        each.join()
-    return [found[number] for number in range(2)]
 
 
 def test_ranks_begin_with_the_writer_s_weights_and_exchange_those_that_learn(tmp_path):
