@@ -1,38 +1,41 @@
 """Folders as openpi and LeRobot leave them, with the tiny golden weights of pi0 and pi0.5."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from bundles import INSTRUCTIONS, statistics
-from imports import ROOT
+from golden_pi import CAMERAS, HORIZON, golden
 from safetensors.torch import load_file, save_file
 
 from vla.models.checkpoints.settings import Stated
 from vla.normalization import NormStats
 from vla.tokenization import Tokenize
 
-GOLDEN = ROOT.parent / "shared/golden"
-needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"no golden weights at {GOLDEN}")
 HEAD = "paligemma_with_expert.paligemma.lm_head.weight"
 EXPERT_HEAD = "paligemma_with_expert.gemma_expert.lm_head.weight"
 EMBEDDING = "paligemma_with_expert.paligemma.model.language_model.embed_tokens.weight"
-HORIZON = 5
 STATE, ACTION = "observation.state", "action"
-CAMERAS = ("base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb")
 
 
 def stated(**changes: Any) -> Stated:
     """What a person has to say of the folders below."""
-    return Stated(**{"data_name": "lab", "fps": 10.0, "vision_heads": 4, **changes})
+    return Stated(**{"data_name": "lab", "fps": 10.0, "max_tokens": 40, "vision_heads": 4, **changes})
 
 
 def golden_weights(kind: str) -> dict[str, torch.Tensor]:
     """The weights by openpi's names, all of them."""
-    tensors = load_file(GOLDEN / f"{kind}_tiny.safetensors")
+    tensors = golden(kind)
     return {name.removeprefix("weights/"): value for name, value in tensors.items() if name.startswith("weights/")}
+
+
+def change_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
+    """Write the folder's weights again as `change` leaves them."""
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors")
 
 
 def openpi_folder(folder: Path, kind: str) -> Path:

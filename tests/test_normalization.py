@@ -54,6 +54,56 @@ def test_inverse_takes_forward_back_in_every_dimension_that_varies(method, value
     assert back.shape == raw.shape
 
 
+# The formulas of other projects, on values 1 to 3 (mean 2, deviation 1) whose outer quantiles are 1.02 and 2.98.
+
+
+def by_formula(method, formula, values=((1.0,), (3.0,))):
+    return Normalize(make_statistics(list(values)), method, formula=formula)
+
+
+@pytest.mark.parametrize(
+    ("method", "formula", "expected"),
+    [
+        ("mean_std", "openpi", (2.5 - 2) / (1 + 1e-6)),
+        ("quantile", "openpi", (2.5 - 1.02) / (1.96 + 1e-6) * 2 - 1),
+        ("mean_std", "lerobot", (2.5 - 2) / (1 + 1e-8)),
+        ("quantile", "lerobot", 2 * (2.5 - 1.02) / 1.96 - 1),
+        ("min_max", "lerobot", 2 * (2.5 - 1) / 2 - 1),
+    ],
+)
+def test_another_project_s_formula_is_kept_to_the_last_digit(method, formula, expected):
+    normalize = by_formula(method, formula)
+    assert normalize.forward(row(2.5))[0, 0] == pytest.approx(expected, rel=1e-7)
+    back = normalize.inverse(normalize.forward(row(2.5)))
+    assert back[0, 0] == pytest.approx(2.5, rel=2e-7)
+
+
+@pytest.mark.parametrize(
+    ("method", "formula", "expected"),
+    [
+        ("mean_std", "openpi", 1e-6 / 1e-6),
+        ("quantile", "openpi", 1e-6 / 1e-6 * 2 - 1),
+        ("mean_std", "lerobot", 1e-6 / 1e-8),
+        ("quantile", "lerobot", 1e-6 / 1e-8 * 2 - 1),
+    ],
+)
+def test_a_constant_dimension_is_divided_by_the_other_project_s_epsilon(method, formula, expected):
+    """The policy has learned from what this gives, noise of a sensor included."""
+    normalize = by_formula(method, formula, values=[[0.0], [0.0]])
+    assert not normalize.degenerate.any()
+    assert normalize.forward(row(1e-6))[0, 0] == pytest.approx(expected, rel=1e-6)
+
+
+def test_lerobot_s_way_back_from_a_deviation_has_no_epsilon():
+    assert by_formula("mean_std", "lerobot", values=[[3.0], [3.0]]).inverse(row(5.0)).tolist() == [[3.0]]
+    assert by_formula("mean_std", "openpi", values=[[0.0], [0.0]]).inverse(row(5.0))[0, 0] == pytest.approx(5e-6)
+
+
+def test_other_projects_never_clip():
+    assert by_formula("min_max", "lerobot").forward(row(4.0), clip=True).tolist() == [[2.0]]
+    assert by_formula("min_max", "vlaflow").forward(row(4.0), clip=True).tolist() == [[1.0]]
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_constant_dimension_becomes_zero_and_comes_back_as_its_constant(method):
     normalize = Normalize(make_statistics([[5.0, 0.0], [5.0, 1.0], [5.0, 2.0]]), method)

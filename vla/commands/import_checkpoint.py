@@ -46,11 +46,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FIRST:END",
         help="action dimensions relative to the state dimensions of their numbers (openpi's DeltaActions)",
     )
-    parser.add_argument("--action-horizon", type=int, metavar="STEPS", help="predicted steps, where no file says")
+    parser.add_argument("--action-horizon", type=_count, metavar="STEPS", help="predicted steps, where no file says")
     parser.add_argument(
-        "--max-tokens", type=int, metavar="TOKENS", help="length of prompts (default: the checkpoint's)"
+        "--max-tokens", type=_count, metavar="TOKENS", help="length of prompts (default: the checkpoint's)"
     )
-    parser.add_argument("--vision-heads", type=int, metavar="HEADS", help="of a SigLIP other than so400m")
+    parser.add_argument("--vision-heads", type=_count, metavar="HEADS", help="of a SigLIP other than so400m")
 
 
 def run(options: argparse.Namespace) -> str:
@@ -106,6 +106,12 @@ def _views(words: list[str]) -> dict[str, str]:
 
 def _words(text: str) -> tuple[str, ...]:
     return tuple(text.split(","))
+
+
+def _count(text: str) -> int:
+    if int(text) < 1:
+        raise ValueError(text)
+    return int(text)
 
 
 def _range(text: str) -> tuple[int, int]:

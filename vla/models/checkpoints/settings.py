@@ -58,18 +58,19 @@ class Settings:
 
 
 def horizon(stated: Stated, found: int | None, *, where: str) -> int:
-    """The predicted steps that the checkpoint's own file or a person says."""
-    if found is None and stated.action_horizon is None:
-        raise CheckpointError(
-            f"{where}: expected the number of predicted steps, found none: no weight depends on it. Give "
-            f"--action-horizon, as in the configuration that it was trained with."
-        )
-    if None not in (found, stated.action_horizon) and found != stated.action_horizon:
+    """The predicted steps that the checkpoint's own file says, or else a person."""
+    if stated.action_horizon is not None and found not in (None, stated.action_horizon):
         raise CheckpointError(
             f"{where}: expected --action-horizon {found}, as its own configuration says, found "
             f"{stated.action_horizon}. Leave the flag out."
         )
-    return found or stated.action_horizon or 0
+    steps = found if stated.action_horizon is None else stated.action_horizon
+    if steps is None:
+        raise CheckpointError(
+            f"{where}: expected the number of predicted steps, found none: no weight depends on it. Give "
+            f"--action-horizon, as in the configuration that it was trained with."
+        )
+    return steps
 
 
 def with_names(stats: NormStats, *, state: Sequence[str], actions: Sequence[str]) -> NormStats:
