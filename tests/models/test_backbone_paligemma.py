@@ -192,15 +192,23 @@ def test_a_saved_model_loads_bit_equal(tmp_path, family):
     assert all(torch.equal(value, expected[name]) for name, value in backbone.model.state_dict().items())
 
 
-def test_the_names_of_older_releases_are_understood(tmp_path):
-    """As the files of google/paligemma-3b-pt-224 name them."""
+@pytest.mark.parametrize(
+    "names",
+    [
+        {"language_model.": "language_model.model.", "vision_tower.": "vision_tower.vision_model."},
+        {"language_model.": "model.language_model.", "vision_tower.": "model.vision_tower."}
+        | {"multi_modal_projector.": "model.multi_modal_projector."},
+    ],
+    ids=["before 5", "since 5"],
+)
+def test_the_names_of_weights_in_older_and_newer_files_are_understood(tmp_path, names):
+    """Those before 5 are what the files of google/paligemma-3b-pt-224 have."""
     source = save_source(tmp_path)
-    names = {"language_model.": "language_model.model.", "vision_tower.": "vision_tower.vision_model."}
-    old = {}
+    stored = {}
     for name, value in source.state_dict().items():
         part = next((part for part in names if name.startswith(part)), "")
-        old[names.get(part, "") + name.removeprefix(part)] = value.contiguous()
-    save_file(old, tmp_path / "model.safetensors", metadata={"format": "pt"})
+        stored[names.get(part, "") + name.removeprefix(part)] = value.contiguous()
+    save_file(stored, tmp_path / "model.safetensors", metadata={"format": "pt"})
     cfg, backbone = from_source(tmp_path)
     load_weights(backbone, find_weights(cfg))
     expected = source.state_dict()

@@ -73,6 +73,15 @@ class Config(PolicyConfig):
     """Section `policy` for paligemma_vla."""
 
     prompt: ClassVar[PromptName] = "paligemma"
+    transferable: ClassVar[frozenset[str]] = frozenset(
+        {
+            "views",
+            "transforms.max_tokens",
+            "policy.freeze_vision_tower",
+            "policy.freeze_language_model",
+            "policy.unfreeze_last_layers",
+        }
+    )
 
     name: Literal["paligemma_vla"]
     per_action_dim: Size
