@@ -267,8 +267,9 @@ def test_a_wrong_shape_is_named(tmp_path):
         damaged(tmp_path, change)
 
 
-def test_an_output_layer_of_its_own_is_left_out(tmp_path):
-    damaged(tmp_path, lambda weights: weights.update({"lm_head.weight": torch.zeros(11, 24)}))
+@pytest.mark.parametrize("name", ["lm_head.weight", "language_model.lm_head.weight"])
+def test_an_output_layer_of_its_own_is_left_out(tmp_path, name):
+    damaged(tmp_path, lambda weights: weights.update({name: torch.zeros(11, 24)}))
 
 
 def test_a_torn_file_is_said(tmp_path):

@@ -22,7 +22,12 @@ from vla.models.backbone import SiglipSize
 from vla.models.backbone_paligemma import BackboneConfig, PaliGemmaBackbone, TextSize, model_config
 
 WHERE = "policy.backbone"
-UNUSED = frozenset({"lm_head.weight", "vision_tower.head", "vision_tower.vision_model.head"})
+UNUSED = (
+    "lm_head.weight",
+    "language_model.lm_head.weight",
+    "vision_tower.head",
+    "vision_tower.vision_model.head",
+)
 """Beginnings of the names of weights that a source may have and no hidden state depends on."""
 TEXT_FIELDS = (
     "hidden_act",
@@ -159,7 +164,7 @@ def _faults(info: Mapping[str, Any]) -> Iterator[str]:
     for name in info["missing_keys"]:
         yield f"missing {name}"
     for name in info["unexpected_keys"]:
-        if not name.removeprefix("model.").startswith(tuple(UNUSED)):
+        if not name.removeprefix("model.").startswith(UNUSED):
             yield f"unexpected {name}"
     for name, found, expected in info["mismatched_keys"]:
         yield f"{name} has shape {list(found)} instead of {list(expected)}"
