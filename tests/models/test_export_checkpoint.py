@@ -190,6 +190,15 @@ def test_lerobot_s_processors_follow_its_order(tmp_path, kind):
             assert found["action.count"].tolist() == [100]
 
 
+def test_cameras_stay_in_the_policy_s_order(tmp_path):
+    """Their tokens stand one behind the other: sorted by name they would be other inputs."""
+    views = {"wrist": "observation.images.wrist", "base": "observation.images.base"}
+    imported(openpi_folder(tmp_path / "source", "pi05"), tmp_path / "bundle", views=views)
+    export(tmp_path / "bundle", "lerobot", tmp_path / "exported")
+    back = imported(tmp_path / "exported", tmp_path / "back")
+    assert back.config.views == ("wrist", "base")
+
+
 def test_openpi_finds_its_statistics_below_the_asset_id(tmp_path):
     imported(openpi_folder(tmp_path / "source", "pi05"), tmp_path / "bundle")
     report = export(tmp_path / "bundle", "openpi", tmp_path / "exported")

@@ -6,6 +6,7 @@
 processors' steps (vla/models/checkpoints/lerobot_processors.py).
 """
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,8 @@ def write(folder: Path, bundle: Bundle) -> list[str]:
     used, processor, stats = bundle.config.transforms.normalization, bundle.processor, bundle.norm_stats
     modes = {"VISUAL": RAW, "STATE": _mode(processor.state), "ACTION": _mode(processor.actions)}
     config = _config(bundle, modes)
-    artifacts.write_json(folder / CONFIG, config)
+    # Not sorted: the order of the features is that of the cameras.
+    artifacts.write_text(folder / CONFIG, json.dumps(config, indent=2) + "\n")
     said = {
         STATE: expressed(stats.state, processor.state, processor.state.method, "lerobot"),
         ACTION: expressed(stats.actions, processor.actions, processor.actions.method, "lerobot"),
