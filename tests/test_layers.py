@@ -12,7 +12,7 @@ LAYERS = [
     {"formats", "models", "tracking"},
     {"data", "policies", "envs"},
     {"caching", "training", "evaluation", "serving"},
-    {"registration"},
+    {"registration", "planning", "presets"},
     {"commands"},
     {"cli"},
 ]
