@@ -107,6 +107,15 @@ def test_targets_without_weight_are_not_looked_at(checks):
     assert not any(finding.warning for finding in checks.findings)
 
 
+def test_padded_dimensions_do_not_dilute_what_is_found(checks):
+    batch = fake_batch(TWO_DIMS, 4)
+    batch.actions_BPHA[..., 0], batch.actions_BPHA[..., 1], batch.weight_BPHA[..., 1] = 3.0, 0.0, 0.0
+    checks.inputs_are_normalised([batch], {**NAMES, "actions": ("reach",)})
+    checks.first_loss_is_plausible(1.0, [batch])
+    assert checks.findings[0].found == "root mean square 3.00 over 12 rows"
+    assert checks.findings[-1].found == "1, where predicting nothing has 10"
+
+
 def test_a_sound_policy_passes_and_keeps_no_gradient(checks, policy, batch):
     checks.policy_learns_what_counts(policy, batch, policy)
     assert [finding.check for finding in checks.findings] == ["weights", "padding"]

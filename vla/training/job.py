@@ -165,9 +165,7 @@ def find_tokenizer(source: TokenizerSource) -> Asset:
 
 
 def find_pretrained(cfg: JobConfig) -> Asset | None:
-    """The weights that the policy begins with where no bundle's take their place; None for random ones."""
-    if cfg.train.init_from is not None:
-        return None
+    """The weights that a training of this policy begins with unless it begins with a bundle's; None for random ones."""
     _, policy = bundle.parse_policy(cfg.policy, where="params.yaml: policy")
     return policy.pretrained()
 

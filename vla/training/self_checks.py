@@ -68,9 +68,8 @@ class SelfChecks:
 
     def inputs_are_normalised(self, batches: Sequence[Batch], names: Mapping[str, Sequence[str]]) -> None:
         """Statistics of other data show as values far from those of a normalised quantity; `names` of the dims."""
-        for quantity, rows_ND in (("actions", _targets(batches)), ("state", _states(batches))):
+        for quantity, values_ND in (("actions", _targets(batches)), ("state", _states(batches))):
             dims = len(names[quantity])  # padded dimensions, which are 0, have no name
-            values_ND = rows_ND[:, :dims]
             far = (values_ND.abs() > FAR).double().sum(0).tolist()
             sums = self.context.sum([float(len(values_ND)), float(values_ND.double().square().sum()), *far])
             rows, square, far = sums[0], sums[1], sums[2:]
