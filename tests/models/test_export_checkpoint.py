@@ -39,11 +39,12 @@ def imported(folder: Path, out: Path, **changes) -> Bundle:
     return bundle.load(out)
 
 
-def a_pi05(path: Path, *, stats: NormStats | None = None, **transforms) -> Bundle:
+def a_pi05(path: Path, *, stats: NormStats | None = None, sampler: str = "euler", **transforms) -> Bundle:
     """A pi0.5 as it is trained here: of the given settings, with the golden weights."""
     made = imported(openpi_folder(path / "source", "pi05"), path / "made")
     plain = made.config.plain()
     plain["transforms"] |= transforms
+    plain["policy"]["sampler"] = sampler
     bundle.save(
         path / "trained",
         weights=made.policy.state_dict(),
@@ -233,6 +234,11 @@ def test_differences_that_lerobot_cannot_say_are_refused():
         relative.config(delta((0, 1), state=3), ["a", "b", "c", "d"])
     with pytest.raises(CheckpointError, match="is a part of another's"):
         relative.config(delta((0, 1)), ["x_grip", "grip", "y", "z"])
+
+
+def test_a_sampler_that_the_others_do_not_have_is_said(tmp_path):
+    trained = a_pi05(tmp_path, sampler="heun")
+    assert "sampled by heun here, and by Euler steps there" in str(export(trained.path, "openpi", tmp_path / "out"))
 
 
 # What is refused.

@@ -53,6 +53,8 @@ def export(path: Path, layout: Layout, out: Path) -> Report:
     with artifacts.new_directory(out) as partial:
         bundle.write_tensors(partial / tensors.NAMES[0], written)
         notes = WRITE[layout](partial, loaded)
+        if loaded.policy_config.sampler != "euler":
+            notes.append(f"sampled by {loaded.policy_config.sampler} here, and by Euler steps there")
         artifacts.write_text(partial / bundle.TOKENIZER, loaded.processor.tokenize.to_json())
     return Report(layout, loaded.policy_config.name, len(written), notes, out)
 

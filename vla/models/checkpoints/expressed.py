@@ -9,11 +9,11 @@ from vla.normalization import ALWAYS, EPSILON, OPTIONAL, Method, Normalize, Stat
 def expressed(stats: Statistics, normalize: Normalize, method: Method, layout: Layout) -> Statistics:
     """Statistics by which a project's plain `method` is the map that `normalize` is, to 1e-8 of its divisor.
 
-    They are the given ones, but for dimensions that stay raw or are constant, and for all of them where the bundle uses
-    another method or formula: there they are those from which the project gets the map's offset and divisor.
+    They are the given ones, but for dimensions that stay raw, and for all where the bundle uses another method or
+    formula, such as ours with its constant dimensions: there the project gets the map's offset and divisor from them.
     """
     other = normalize.method != method or normalize.formula != layout
-    changed_D = normalize.raw | normalize.degenerate | other
+    changed_D = normalize.raw | other
     if not changed_D.any() or normalize.raw.all():
         return stats
     offset_D, divisor_D, epsilon = normalize.offset, normalize.divisor, EPSILON[layout]
