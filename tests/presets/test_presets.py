@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -49,7 +50,7 @@ def test_applying_gives_the_merged_parameters_and_keeps_comments(folder, name):
     assert len(changed) == len(set(changed)) > 0
     assert {line.partition(":")[0] for line in changed} == differing(flatten(PARAMS), flatten(expected))
     for line in before.splitlines():
-        if line.startswith("#") or line.startswith("  raw_state:"):
+        if line.startswith(("#", "  raw_state:")):
             assert line in file.read_text().splitlines()
     assert presets.apply(name, file) == []
 
@@ -98,3 +99,14 @@ def test_what_a_preset_says_is_complete():
         for text in (preset.what, preset.data, preset.memory, preset.cost, preset.expected, *preset.source):
             assert len(text) > 10
             assert not text.isupper()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "smoke"])
+def test_a_preset_fits_a_gpu_of_80_gb_with_the_memory_that_it_states(folder, name, capsys):
+    assert cli.main(["plan", "--preset", name, "--gpu", "h100"]) == 0
+    shown = capsys.readouterr().out
+    total = re.search(r"at most +([0-9.]+) GB", shown)
+    assert total is not None
+    assert f"{float(total[1]):.1f} GB" in presets.read(name).memory
+    assert "\n  fits; the largest micro-batch" in shown

@@ -37,6 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="proprioception in raw units, the policy's values or the whole column; --state=-1,... before a minus",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the noise that the actions are sampled from")
+    parser.add_argument(
+        "--compile", action="store_true", help="make kernels first, as for a policy that acts many times: takes minutes"
+    )
 
 
 def run(options: argparse.Namespace) -> str:
@@ -48,6 +51,7 @@ def run(options: argparse.Namespace) -> str:
         instruction=options.instruction,
         state=None if options.state is None else _state(options.state),
         seed=options.seed,
+        compiled=options.compile,
     )
     return json.dumps(result, indent=2)
 

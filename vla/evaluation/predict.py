@@ -11,6 +11,7 @@ import numpy as np
 from vla.errors import DataError
 from vla.models import bundle as bundles
 from vla.models import inference
+from vla.models.compiled import compile_acting
 from vla.models.observed import STATE, sensing
 
 
@@ -22,13 +23,17 @@ def predict_files(
     instruction: str,
     state: Sequence[float] | None,
     seed: int,
+    compiled: bool = False,
 ) -> dict[str, Any]:
     """The action chunk for image files, and arrays of an .npz file, by key, in raw units, JSON-ready.
 
     The keys are those of `vla.models.observed`. The observation is taken as the first step of an episode; `seed` alone
-    decides the noise. Raises DataError when a view or the state is missing, unknown or given twice.
+    decides the noise, and `compiled` whether kernels are made for the policy first. Raises DataError when a view or
+    the state is missing, unknown or given twice.
     """
     bundle = bundles.load(bundle_path)
+    if compiled:
+        compile_acting(bundle.policy, setting="--compile")
     given = {} if observation is None else _arrays(observation)
     shown = {key: inference.decode_image(_read(file), where=str(file)) for key, file in images.items()}
     direct = shown if state is None else {**shown, STATE: np.asarray(state)}

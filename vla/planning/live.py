@@ -30,7 +30,7 @@ class LiveBytes(TorchDispatchMode):
     """Counts the bytes of the storages that operations make while this is open; `known` ones do not count."""
 
     def __init__(self, known: Iterable[Tensor]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = 0
         """Bytes that are alive."""
         self.peak = 0

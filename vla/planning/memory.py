@@ -65,16 +65,15 @@ def count_parameters(policy: Policy[Any]) -> Parameters:
     for name, value in policy.named_parameters():
         total, trained = by_part.get(part := name.partition(".")[0], (0, 0))
         by_part[part] = (total + value.numel(), trained + value.numel() * value.requires_grad)
-    return Parameters(*(sum(counts) for counts in zip(*by_part.values(), strict=True)), by_part)
+    total, trained = (sum(counts) for counts in zip(*by_part.values(), strict=True))
+    return Parameters(total, trained, by_part)
 
 
 def training_memory(
     policy: Policy[Any], spec: PolicySpec, micro_batch: int, *, precision: Precision, fused: bool
 ) -> TrainingMemory:
     """For micro-batches of the given size; the policy is as it trains, with activation checkpointing or without."""
-    once, twice = (
-        peak_of_passes(policy, empty_batch(spec, count), precision) for count in (micro_batch, 2 * micro_batch)
-    )
+    once, twice = (peak_of_passes(policy, empty_batch(spec, b), precision) for b in (micro_batch, 2 * micro_batch))
     trained = FLOAT32 * count_parameters(policy).trained
     return TrainingMemory(
         weights=_bytes_of(policy),
@@ -135,7 +134,12 @@ def _tensors(module: nn.Module) -> list[Tensor]:
 
 def _tensors_of(batch: Batch) -> list[Tensor]:
     found: list[Tensor] = []
-    batch.each(lambda tensor: (found.append(tensor), tensor)[1])
+
+    def note(tensor: Tensor) -> Tensor:
+        found.append(tensor)
+        return tensor
+
+    batch.each(note)
     return found
 
 

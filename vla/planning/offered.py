@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vla import config
 from vla.columns import Vector
 from vla.config import Config
 from vla.data.manifest import FILE_NAME
@@ -29,7 +28,7 @@ class PlannedConfig(Config):
     execution: ExecutionConfig
 
 
-class Dimensions(config.Config):
+class Dimensions(Config):
     """Sizes that `params.yaml` need not say."""
 
     state_dim: int | None = None
