@@ -152,16 +152,20 @@ def test_the_context_is_unchanged_after_ten_velocity_calls(name):
 
 
 def test_acting_step_by_step_from_an_episode_start_is_acting_on_the_window(name):
+    """At each step the window holds the first one again, as padding, for those before the episode."""
     policy, spec = tiny_policy(name)
     policy.eval()
-    obs = fake_batch(spec, 2).obs
+    obs, last = fake_batch(spec, 2).obs, spec.window_steps - 1
     noise, device = torch.randn(2, spec.action_horizon, spec.action_dim), torch.device("cpu")
-    at_once, _ = policy.act(obs, policy.initial_memory(2, device), noise, 2)
     memory = policy.initial_memory(2, device)
     for step in range(spec.window_steps):
         one = obs.each(lambda value, step=step: value[:, step : step + 1])
         streamed, memory = policy.act(one, memory, noise, 2)
-    torch.testing.assert_close(streamed, at_once, atol=1e-5, rtol=1e-5)
+        place = torch.arange(spec.window_steps) - (last - step)
+        window = obs.each(lambda value, place=place: value[:, place.clamp(min=0)])
+        window = replace(window, step_is_pad_BT=(place < 0).expand(2, -1))
+        at_once, _ = policy.act(window, policy.initial_memory(2, device), noise, 2)
+        torch.testing.assert_close(streamed, at_once, atol=1e-5, rtol=1e-5)
 
 
 def test_padded_text_and_absent_cameras_change_nothing(name):
