@@ -29,17 +29,17 @@ class VisionTower(nn.Module):
 
     def __init__(self, size: SiglipSize, *, image_size: int, attention: str) -> None:
         super().__init__()
-        config = SiglipVisionConfig(
-            hidden_size=size.width,
-            num_hidden_layers=size.depth,
-            intermediate_size=size.mlp_dim,
-            num_attention_heads=size.heads,
-            patch_size=size.patch_size,
-            image_size=image_size,
-            vision_use_head=False,
-            attn_implementation=attention,
-        )
-        model = SiglipVisionModel(config)
+        settings: dict[str, Any] = {
+            "hidden_size": size.width,
+            "num_hidden_layers": size.depth,
+            "intermediate_size": size.mlp_dim,
+            "num_attention_heads": size.heads,
+            "patch_size": size.patch_size,
+            "image_size": image_size,
+            "vision_use_head": False,
+            "attn_implementation": attention,
+        }
+        model = SiglipVisionModel(SiglipVisionConfig(**settings))
         # Its parts under their own names, without a further level in the names of weights.
         self.embeddings, self.encoder, self.post_layernorm = model.embeddings, model.encoder, model.post_layernorm
 

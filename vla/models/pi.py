@@ -15,7 +15,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, cast
 
 import torch
 from jaxtyping import Bool, Float, Float32, Int64
@@ -141,7 +141,7 @@ class Language(nn.Module):
     ) -> tuple[KeysValues, ...]:
         """Keys and values of every layer; all valid tokens see each other."""
         offered = []
-        *layers, last = self.layers
+        *layers, last = cast("Sequence[GemmaLayer]", self.layers)
         for layer in layers:
             x_BND, own = layer(x_BND, rotary, mask_B11N)
             offered.append(own)
