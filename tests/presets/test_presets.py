@@ -68,6 +68,16 @@ def test_sections_stay_apart(folder):
             assert lines[number - 1] == "" or lines[number - 1].startswith("#")
 
 
+def test_lines_that_a_preset_does_not_name_stay_as_they_are(folder):
+    before = (folder / "params.yaml").read_text().splitlines()
+    changed = presets.apply("smoke", folder / "params.yaml")
+    after = (folder / "params.yaml").read_text().splitlines()
+    pairs = [(old, new) for old, new in zip(before, after, strict=True) if old != new]
+    assert len(pairs) == len(changed)
+    comment = "# or null, and how long to train in epochs"
+    assert (f"  steps: 1800 {comment}", f"  steps: 5 {comment}") in pairs
+
+
 def test_a_preset_with_an_unknown_key_changes_nothing(folder, tmp_path, monkeypatch, capsys):
     own = tmp_path / "presets"
     own.mkdir()

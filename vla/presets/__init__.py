@@ -73,8 +73,7 @@ def _merged(params: Mapping[str, Any], overrides: Mapping[str, Any], path: tuple
 
 def apply(name: str, file: Path) -> list[str]:
     """Change the parameter file as a preset says and keep its comments; returns a line for every changed value."""
-    editor = YAML()
-    editor.preserve_quotes, editor.width = True, 120
+    editor = _editor()
     params: CommentedMap = editor.load(file.read_text(encoding="utf-8"))
     before = flatten(yaml.safe_load(file.read_text(encoding="utf-8")))
     _change(params, editor.load(_file(name).read_text(encoding="utf-8"))["overrides"], ())
@@ -95,6 +94,16 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str
     yield from (f"{key}: {value} (gone)" for key, value in before.items() if key not in after)
 
 
+def _editor() -> YAML:
+    """Reads and writes YAML with its comments, as this project writes it."""
+    editor = YAML()
+    editor.preserve_quotes, editor.width = True, 120
+    editor.representer.add_representer(
+        type(None), lambda made, _: made.represent_scalar("tag:yaml.org,2002:null", "null")
+    )
+    return editor
+
+
 def _change(params: CommentedMap, overrides: CommentedMap, path: tuple[str, ...]) -> None:
     """What `merged` does, in place."""
     for key, value in overrides.items():
@@ -103,6 +112,8 @@ def _change(params: CommentedMap, overrides: CommentedMap, path: tuple[str, ...]
             _change(params[key], value, here)
         else:
             params[key] = value
+            if comment := params.ca.items.get(key, [None] * 4)[2]:
+                comment.column = 0  # one space behind the new value, wherever the old one ended
 
 
 def _goes_on(current: Any, value: Any, path: tuple[str, ...]) -> bool:
