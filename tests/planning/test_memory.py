@@ -76,9 +76,11 @@ def test_parameters_are_counted_by_part_and_by_whether_they_train():
 def test_one_layer_by_hand():
     """Layer: 420 weights. Its pass makes 5 x 20 numbers a sample several times: noisy actions, velocity, error, ..."""
     policy = one_layer()
-    memory = training_memory(policy, policy.spec, 3, precision="float32", fused=False)
+    memory = training_memory(policy, policy.spec, 3, precision="float32", fused=False, averaged=True)
     assert (memory.weights, memory.gradients, memory.moments, memory.average) == (4 * 520, 4 * 420, 8 * 420, 4 * 420)
     assert memory.update == 4 * 420
+    without = training_memory(policy, policy.spec, 3, precision="float32", fused=False, averaged=False)
+    assert memory.total - without.total == 4 * 420
     tensors = memory.activations / (3 * 4 * 5 * 20)
     assert 6 <= tensors <= 12
     assert memory.total == 4 * 520 + 16 * 420 + max(memory.fixed + memory.activations, memory.update)
@@ -107,9 +109,10 @@ def test_shapes_alone_give_what_real_tensors_take(precision, recomputed):
 def test_activations_follow_the_micro_batch_and_copies_of_weights_do_not():
     policy, spec = tiny_policy("tiny_vla")
     wide, narrow = (
-        training_memory(policy, spec, 64, precision=precision, fused=True) for precision in ("float32", "bfloat16")
+        training_memory(policy, spec, 64, precision=precision, fused=True, averaged=True)
+        for precision in ("float32", "bfloat16")
     )
-    twice = training_memory(policy, spec, 128, precision="bfloat16", fused=True)
+    twice = training_memory(policy, spec, 128, precision="bfloat16", fused=True, averaged=True)
     assert twice.activations == pytest.approx(2 * narrow.activations, rel=0.01)
     assert narrow.activations < wide.activations
     assert 0 < narrow.fixed < 2 * count_parameters(policy).trained + 4096
@@ -138,7 +141,7 @@ def test_two_billion_weights_are_planned_without_memory_for_them():
     before = psutil.Process().memory_info().rss
     policy, spec = shape_of_policy(settings, INTERFACE)
     with shapes_alone():
-        memory = training_memory(policy, spec, 2, precision="bfloat16", fused=True)
+        memory = training_memory(policy, spec, 2, precision="bfloat16", fused=True, averaged=True)
     assert memory.weights > 8e9
     assert psutil.Process().memory_info().rss - before < 3e8
 

@@ -70,7 +70,7 @@ def count_parameters(policy: Policy[Any]) -> Parameters:
 
 
 def training_memory(
-    policy: Policy[Any], spec: PolicySpec, micro_batch: int, *, precision: Precision, fused: bool
+    policy: Policy[Any], spec: PolicySpec, micro_batch: int, *, precision: Precision, fused: bool, averaged: bool
 ) -> TrainingMemory:
     """For micro-batches of the given size; the policy is as it trains, with activation checkpointing or without."""
     once, twice = (peak_of_passes(policy, empty_batch(spec, b), precision) for b in (micro_batch, 2 * micro_batch))
@@ -79,7 +79,7 @@ def training_memory(
         weights=_bytes_of(policy),
         gradients=trained,
         moments=2 * trained,
-        average=trained,
+        average=trained if averaged else 0,
         fixed=2 * once - twice,
         activations=twice - once,
         # torch's updates of many tensors at once keep the roots of all second moments for a moment.

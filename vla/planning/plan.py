@@ -80,7 +80,12 @@ def make_plan(
         if execution.activation_checkpointing:
             recompute_blocks(policy)
         memory = training_memory(
-            policy, spec, execution.micro_batch, precision=train.precision, fused=train.optimizer.fused
+            policy,
+            spec,
+            execution.micro_batch,
+            precision=train.precision,
+            fused=train.optimizer.fused,
+            averaged=train.ema > 0,
         )
         most = largest_micro_batch(
             memory,

@@ -109,7 +109,8 @@ def _copied(value: Tensor, device: torch.device) -> Tensor:
 
 def weights_for_bundle(state: TrainState) -> dict[str, Tensor]:
     """What the bundle gets: the model with averaged weights in place of the trained ones, under all their names."""
-    averaged = {id(value): state.ema.values[name] for name, value in state.parameters().items()}
+    trained = state.parameters()
+    averaged = {id(trained[name]): value for name, value in state.ema.values.items()}
     named = state.policy.named_parameters(remove_duplicate=False)
     shared = {name: averaged[id(value)] for name, value in named if id(value) in averaged}
     return {**state.policy.state_dict(), **shared}
