@@ -14,6 +14,8 @@ from vla.normalization import NormStats, Statistics
 from vla.tokenization import Tokenize
 
 INSTRUCTIONS = ("open the drawer", "press the button")
+TINY = {"num_steps": 2, "width": 16, "heads": 2, "encoder_layers": 1, "expert_layers": 1}
+"""Settings of tiny_vla."""
 
 
 def statistics(dims: int) -> Statistics:
@@ -61,8 +63,9 @@ def a_bundle(
     state_columns: dict[str, int] | None = None,
     max_tokens: int = 6,
     policy: str = "tiny_vla",
+    settings: dict[str, Any] | None = None,
 ) -> Bundle:
-    """Save a randomly initialised tiny_vla, or a policy of the same settings, at `path` and load it.
+    """Save a randomly initialised tiny_vla, or a policy of its or the given settings, at `path` and load it.
 
     Its state is a whole column unless it is said.
     """
@@ -83,15 +86,7 @@ def a_bundle(
                 "normalization": {"state": "quantile", "actions": "min_max"},
                 "augment": {"shift_px": 0},
             },
-            "policy": {
-                "name": policy,
-                "action_horizon": action_horizon,
-                "num_steps": 2,
-                "width": 16,
-                "heads": 2,
-                "encoder_layers": 1,
-                "expert_layers": 1,
-            },
+            "policy": {"name": policy, **(settings or {**TINY, "action_horizon": action_horizon})},
         },
         where="a_bundle",
     )

@@ -2,11 +2,18 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
+from batches import INTERFACES, SETTINGS
 from builders import ArrayDataset, make_episode
 from bundles import a_bundle
 from splits import a_table
 
+from vla import keyed
 from vla.data.episodes import FOREVER, EpisodeTable
+from vla.data.frames import Frames
+from vla.data.held_out import HeldOut
+from vla.data.loader import observe
+from vla.data.samples import Samples
 from vla.delta import Delta
 from vla.errors import DataError
 from vla.evaluation import playback
@@ -47,6 +54,35 @@ def test_every_step_of_every_episode_gets_one_chunk(bundle, dataset):
     assert {number: chunks.shape for number, (_, chunks) in played.items()} == {
         7: (3, 4, 2), 8: (6, 4, 2), 9: (1, 4, 2), 12: (4, 4, 2),
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_policy_sees_at_each_step_what_training_would_show_it(dataset, tmp_path, name):
+    """The same steps of the window, at the policy's stride, the same pixels, state and text."""
+    image_size = INTERFACES[name].image_size if name in INTERFACES else (16, 32)
+    bundle = a_bundle(
+        tmp_path / name,
+        state_names=("s0", "s1", "s2"),
+        action_names=("a0", "a1"),
+        image_size=image_size,
+        max_tokens=40,
+        policy=name,
+        settings=SETTINGS[name],
+    )
+    spec, processor, table = bundle.spec, bundle.processor, the_table()
+    samples = Samples.make(table, spec, processor, supervise_padded=False)
+    sample_B, shape = np.arange(len(samples)), (spec.action_horizon, spec.action_dim)
+    held = HeldOut.read(samples, sample_B, dataset=dataset, frames=Frames.decode(samples, dataset, sample_B))
+    episode_B, step_B = samples.windows.locate(sample_B)
+    keys = [(int(table.uid_E[episode]), int(step)) for episode, step in zip(episode_B, step_B, strict=True)]
+    noise = torch.from_numpy(keyed.normals(0, "evaluation", keys, shape=shape))
+    memory = bundle.policy.initial_memory(len(noise), noise.device)
+    chunk, _ = bundle.policy.act(observe(samples, sample_B, held.contents(sample_B)), memory, noise, 2)
+    state_BS = np.concatenate([dataset.steps(number).state_TS for number in table.episode_id_E.tolist()])
+    expected = processor.restore_actions(chunk[..., : spec.real_action_dim].numpy(), state_BS)
+    played = play(bundle, dataset, side_by_side=2)
+    found = np.concatenate([played[number][1] for number in table.episode_id_E.tolist()])
+    np.testing.assert_allclose(found, expected, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("side_by_side", [1, 2, 3])

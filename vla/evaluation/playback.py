@@ -1,7 +1,8 @@
 """Predictions on recorded episodes: the policy sees every recorded step in turn, as if it stood in that robot.
 
-Several episodes are played side by side, one step of each per forward pass, with their memory carried along: one path
-for policies with and without memory, at the price of holding the frames of all these episodes at once.
+Several episodes are played side by side, one step of each per forward pass, with their memory carried along to the
+step that the policy's stride puts next: one path for policies with and without memory, at the price of holding the
+frames of all these episodes at once.
 """
 
 from collections.abc import Iterator
@@ -92,12 +93,14 @@ def predict_group(
     chunks = [
         np.empty((len(episode.steps), spec.action_horizon, spec.real_action_dim), np.float32) for episode in group
     ]
-    memory: Memory | None = None
+    # A policy's steps lie `step_stride` recorded ones apart, so as many sequences of them interleave.
+    memories: list[Memory | None] = [None] * spec.step_stride
     for step in range(len(group[0].steps)):
         running = [episode for episode in group if step < len(episode.steps)]
+        memory = memories[step % spec.step_stride]
         if memory is not None:
             memory = {name: value[: len(running)] for name, value in memory.items()}
-        predicted_BHA, memory = inference.predict(
+        predicted_BHA, memories[step % spec.step_stride] = inference.predict(
             bundle,
             [episode.sensing(step) for episode in running],
             [episode.instruction for episode in running],
