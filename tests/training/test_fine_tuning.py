@@ -4,9 +4,12 @@ import json
 import re
 import shutil
 import subprocess
+from contextlib import nullcontext
 
 import pytest
 import torch
+from batches import SETTINGS
+from bundles import a_bundle
 from projects import train_paths, write_params
 from safetensors.torch import load_file
 
@@ -14,6 +17,7 @@ from vla.errors import CheckpointError, ConfigError
 from vla.models import bundle
 from vla.normalization import NormStats
 from vla.training import distributed, job, loop
+from vla.training.fine_tuning import Origin
 from vla.training.job import Job, JobConfig
 from vla.training.parts import Parts
 from vla.training.self_checks import read_findings
@@ -96,6 +100,25 @@ def test_every_difference_to_the_bundle_s_policy_is_named(make_tuning):
         in str(caught.value)
     )
     assert "num_steps" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "free", "size"),
+    [
+        ("pi0", {"attention": "eager"}, "max_action_dim"),
+        ("pi05", {"attention": "eager"}, "max_action_dim"),
+        ("paligemma_vla", {}, "window_steps"),
+    ],
+)
+def test_parts_of_a_bundle_that_was_trained_whole_may_be_frozen(tmp_path, name, free, size):
+    settings = {**SETTINGS[name], "freeze_vision_tower": False}
+    origin = a_bundle(tmp_path, image_size=(16, 16), max_tokens=40, policy=name, settings=settings)
+    read = Origin.read(tmp_path, digest=origin.digest)
+    free = {**free, "freeze_vision_tower": True, "freeze_language_model": True}
+    for changes, names in ((free, None), ({**free, size: 9}, f"found another: policy.{size}: {settings[size]} in")):
+        config = read.config.model_copy(update={"policy": {**read.config.policy, **changes}})
+        with pytest.raises(CheckpointError, match=names) if names else nullcontext():
+            read.check(config)
 
 
 def test_a_bundle_that_has_changed_since_the_start_is_refused(make_tuning, origin):

@@ -56,7 +56,16 @@ class PiConfig(PolicyConfig):
     """Section `policy` of pi0 and pi0.5."""
 
     transferable: ClassVar[frozenset[str]] = frozenset(
-        {"views", "state dimensions", "action dimensions", "transforms.max_tokens", "policy.action_horizon"}
+        {
+            "views",
+            "state dimensions",
+            "action dimensions",
+            "transforms.max_tokens",
+            "policy.action_horizon",
+            "policy.attention",
+            "policy.freeze_vision_tower",
+            "policy.freeze_language_model",
+        }
     )
 
     max_action_dim: Size
