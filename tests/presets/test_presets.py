@@ -112,7 +112,7 @@ def test_what_a_preset_says_is_complete():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "smoke"])
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "smoke" and not name.startswith("tiny-")])
 def test_a_preset_fits_a_gpu_of_80_gb_with_the_memory_that_it_states(folder, name, capsys):
     assert cli.main(["plan", "--preset", name, "--gpu", "h100"]) == 0
     shown = capsys.readouterr().out
