@@ -79,10 +79,10 @@ class Parts:
         spec = module.make_spec(policy_config, bundle.make_interface(config, tokenize))
         if origin:
             origin.check(config)
-        policy = initial_policy(partial(build_policy, module, policy_config, spec), seed=cfg.seed)
-        if origin:
+            policy = bundle.build_empty(module, policy_config, spec)
             origin.load_weights(policy)
         else:
+            policy = initial_policy(partial(build_policy, module, policy_config, spec), seed=cfg.seed)
             load_pretrained(policy, job)
         processor = Processor.make(cfg.transforms, config.views, stats, tokenize)
         train, validation = (
