@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from batches import SETTINGS, fake_batch, tiny_policy
+from batches import PALIGEMMA, SETTINGS, fake_batch, tiny_policy
 from safetensors.torch import load_file
 from torch import nn
 
@@ -35,7 +35,7 @@ def gradients(policy, batch, *, precision="float32", seed=0) -> torch.Tensor:
     with autocast(precision, torch.device("cpu")):
         loss = policy(batch)
     weighted_error(loss, batch).backward()
-    return torch.cat([value.grad.flatten() for value in policy.parameters()])
+    return torch.cat([value.grad.flatten() for value in policy.parameters() if value.requires_grad])
 
 
 def test_a_training_gives_the_same_bits_with_and_without(make_job):
@@ -59,6 +59,37 @@ def test_dropout_falls_on_the_same_places_when_a_block_is_computed_again(precisi
         found[on, seed] = gradients(policy, fake_batch(spec, 2), precision=precision, seed=seed)
     assert torch.equal(found[False, 0], found[True, 0])
     assert not torch.equal(found[True, 0], found[True, 1])
+
+
+ADAPTED = {
+    "freeze_language_model": True,
+    "lora": {"rank": 2, "alpha": 4, "dropout": 0.5, "targets": ["q_proj", "o_proj"]},
+    "backbone": {**PALIGEMMA["backbone"], "dtype": "bfloat16"},
+}
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("pi0", {}),
+        ("pi05", {"freeze_vision_tower": True}),
+        ("pi05", {"freeze_vision_tower": True, "freeze_language_model": True}),
+        ("paligemma_vla", {"freeze_vision_tower": False}),
+        ("paligemma_vla", ADAPTED),
+    ],
+    ids=["pi0", "pi05, frozen tower", "pi05, frozen prefix", "paligemma_vla", "paligemma_vla, adapters"],
+)
+def test_gradients_have_the_same_bits_whatever_is_frozen(name, changes, precision):
+    found = []
+    for on in (False, True):
+        policy, spec = tiny_policy(name, **changes)
+        policy.train()
+        if on:
+            recompute_blocks(policy)
+        found.append(gradients(policy, fake_batch(spec, 2), precision=precision))
+    assert found[0].any()
+    assert torch.equal(*found)
 
 
 def test_the_blocks_keep_their_inputs_alone(monkeypatch):

@@ -4,6 +4,7 @@ import random
 
 import forks
 import pytest
+from batches import PALIGEMMA, PI
 from forks import Plan
 from kills import Kills
 from projects import write_params
@@ -14,6 +15,26 @@ from vla.training import distributed, loop
 from vla.training.state import TrainState
 
 BACKWARD = {"policy__name": "backward_vla", "execution__micro_batch": 1}
+PI05 = {
+    "policy": {**PI, "name": "pi05", "freeze_vision_tower": True},
+    "transforms__max_tokens": 24,
+    "execution__micro_batch": 2,
+    "execution__activation_checkpointing": True,
+}
+ADAPTED = {
+    "policy": {
+        **PALIGEMMA,
+        "name": "paligemma_vla",
+        "per_action_dim": 4,
+        "action_dim": 16,
+        "backbone": {**PALIGEMMA["backbone"], "dtype": "bfloat16"},
+        "freeze_language_model": True,
+        "lora": {"rank": 2, "alpha": 4, "dropout": 0.5, "targets": ["q_proj"]},
+    },
+    "execution__micro_batch": 2,
+    "train__precision": "bfloat16",
+}
+"""Frozen weights in bfloat16, and dropout."""
 
 
 @pytest.mark.slow
@@ -31,6 +52,8 @@ def test_trainings_killed_at_fifty_random_moments_end_as_if_nobody_had_disturbed
         (2, {"execution__micro_batch": 2}),
         (4, {"execution__micro_batch": 1, "train__order": "blocks", "train__buffer_steps": 5}),
         (4, BACKWARD),
+        pytest.param(2, PI05, marks=pytest.mark.slow, id="pi05"),
+        pytest.param(2, ADAPTED, marks=pytest.mark.slow, id="paligemma_vla"),
     ],
 )
 def test_ranks_killed_in_the_middle_end_bit_equal(make_job, world, changes):

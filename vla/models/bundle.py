@@ -169,7 +169,7 @@ class _NothingDrawn(TorchDispatchMode):
 
 
 def build_empty(module: PolicyModule, cfg: PolicyConfig, spec: PolicySpec) -> Policy[Any]:
-    """A policy whose weights are to be loaded next; to draw those of 3 billion first would take a minute.
+    """A policy whose weights are to be loaded next; to draw 3 billion of them first would take half a minute.
 
     It is not built on `meta`, because buffers that no file holds, such as positions, have their values already.
     """
