@@ -185,6 +185,17 @@ def test_padded_text_and_absent_cameras_change_nothing(name):
     torch.testing.assert_close(*errors)
 
 
+def test_a_velocity_is_as_fine_as_float32_whatever_precision_it_was_computed_with(name):
+    policy, spec = tiny_policy(name)
+    batch = fake_batch(spec, 2)
+    noisy, time = batch.noise_BPHA[:, 0], batch.time_BPH[:, 0]
+    with torch.autocast("cpu", torch.bfloat16):
+        context = policy.encode(batch.obs, policy.initial_memory(2, torch.device("cpu"))).context
+        velocity = policy.velocity(context, noisy, time)
+    assert velocity.dtype == torch.float32
+    assert not torch.equal(velocity, velocity.bfloat16().float())
+
+
 def test_the_instruction_decides_the_answer(name):
     policy, spec = tiny_policy(name)
     batch = fake_batch(spec, 2)

@@ -4,6 +4,7 @@
 """
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from jaxtyping import Bool, Float, Float32
@@ -69,7 +70,12 @@ class MlpHead(nn.Module):
         x = torch.cat(
             [context.tokens_QND, noisy_actions_QHA.flatten(1, 2).unsqueeze(1), time.flatten(1, 2).unsqueeze(1)], dim=-1
         )
-        return self.layers(x.squeeze(1)).float().view_as(noisy_actions_QHA)
+        last = cast("nn.Linear", self.layers[-1])
+        for layer in self.layers[:-1]:
+            x = layer(x)
+        # A velocity narrower than float32 loses small errors.
+        with torch.autocast(x.device.type, enabled=False):
+            return last(x.to(last.weight.dtype)).float().view_as(noisy_actions_QHA)
 
     def action_output(self) -> None:
         """None: a row of the last layer belongs to an action at one place of the chunk."""
