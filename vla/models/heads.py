@@ -71,8 +71,7 @@ class MlpHead(nn.Module):
             [context.tokens_QND, noisy_actions_QHA.flatten(1, 2).unsqueeze(1), time.flatten(1, 2).unsqueeze(1)], dim=-1
         )
         last = cast("nn.Linear", self.layers[-1])
-        for layer in self.layers[:-1]:
-            x = layer(x)
+        x = self.layers[:-1](x)
         # A velocity narrower than float32 loses small errors.
         with torch.autocast(x.device.type, enabled=False):
             return last(x.to(last.weight.dtype)).float().view_as(noisy_actions_QHA)
