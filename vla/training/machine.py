@@ -5,13 +5,13 @@ Operations are those of matrix products, convolutions and attention in one forwa
 utilisation" (Chowdhery et al., arXiv:2204.02311) against the peak of the data sheet without sparsity.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import psutil
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from vla.models.policy import Batch, FlowLoss, Policy
 from vla.training.distributed import Context
@@ -32,6 +32,12 @@ NARROW_TFLOPS = {
     "RTX 4090": 165.0,
 }
 """Part of a GPU's name -> dense bfloat16 and float16 TFLOP/s by NVIDIA's data sheets; the first that fits counts."""
+FUSED_ON_CPU: Mapping[str, Callable[..., int]] = {
+    "_scaled_dot_product_flash_attention_for_cpu": lambda *shapes, **_: sdpa_flop_count(*shapes[:3]),
+    "_scaled_dot_product_flash_attention_for_cpu_backward": lambda *shapes, **_: sdpa_backward_flop_count(*shapes[:4]),
+}
+"""Kernels of attention of which torch counts nothing, as it does of the GPUs' -> operations for the shapes of query,
+key and value, behind that of the gradient."""
 
 
 @dataclass(slots=True)
@@ -74,6 +80,7 @@ class Machine:
 def count_flops(policy: Policy[Any], batch: Batch, forward: Callable[[Batch], FlowLoss]) -> float:
     """Operations of one forward and backward pass of a batch, none of them twice; no gradient is left behind."""
     trainable = [value for value in policy.parameters() if value.requires_grad]
-    with nothing_recomputed(policy), FlopCounterMode(display=False) as counter:
+    formulas = {getattr(torch.ops.aten, kernel): formula for kernel, formula in FUSED_ON_CPU.items()}
+    with nothing_recomputed(policy), FlopCounterMode(display=False, custom_mapping=formulas) as counter:
         torch.autograd.grad(forward(batch).error_BPHA.sum(), trainable, allow_unused=True)
     return float(counter.get_total_flops())
