@@ -93,12 +93,24 @@ def write_text(path: Path, text: str) -> None:
 
 def read_json(path: Path, *, made_by: str) -> Any:
     """The JSON value at `path`; `made_by` names the command that makes the file, for the message."""
+    return _read_json(path, missing=f"Run '{made_by}'.", damaged=f"Delete it and run '{made_by}'.")
+
+
+def read_foreign_json(path: Path) -> dict[str, Any]:
+    """The JSON object of a file that another project has made."""
+    values = _read_json(path, missing="Get it from where the files beside it come from.", damaged="Get it again.")
+    if not isinstance(values, dict):
+        raise DataError(f"{path}: expected a JSON object, found {type(values).__name__}. Get it again.")
+    return values
+
+
+def _read_json(path: Path, *, missing: str, damaged: str) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise DataError(f"{path}: expected a file, found none. Run '{made_by}'.") from None
+        raise DataError(f"{path}: expected a file, found none. {missing}") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: expected JSON, found {error}. Delete it and run '{made_by}'.") from None
+        raise DataError(f"{path}: expected JSON, found {error}. {damaged}") from None
 
 
 def digest_of_value(value: Any) -> str:

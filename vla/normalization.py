@@ -145,7 +145,9 @@ class NormStats:
                 None if recorded is None else Statistics.from_plain(recorded, where=f"{path}: recorded_actions"),
             )
         except (KeyError, TypeError) as error:
-            raise DataError(f"{path}: expected norm_stats.state and norm_stats.actions, missing {error}.") from None
+            raise DataError(
+                f"{path}: expected norm_stats.state and norm_stats.actions, missing {error}. Name another file."
+            ) from None
 
     @classmethod
     def find(cls, path: Path) -> Self:

@@ -15,7 +15,7 @@ from transformers import PaliGemmaConfig, PaliGemmaModel
 from transformers.utils.logging import get_verbosity, set_verbosity
 
 from vla import assets
-from vla.artifacts import read_json
+from vla.artifacts import read_foreign_json
 from vla.assets import Asset
 from vla.errors import CheckpointError, ConfigError
 from vla.models.backbone import SiglipSize
@@ -89,7 +89,7 @@ def load_weights(backbone: PaliGemmaBackbone, asset: Asset) -> None:
 
 def _sizes(path: Path) -> dict[str, Any]:
     """What config.json says, as fields of BackboneConfig."""
-    values = read_json(path, made_by="download of the model")
+    values = read_foreign_json(path)
     if values.get("model_type") != "paligemma":
         raise ConfigError(
             f"{path}: expected the model_type paligemma, found {values.get('model_type')}. Correct {WHERE}.source."
@@ -97,23 +97,29 @@ def _sizes(path: Path) -> dict[str, Any]:
     config: Any = PaliGemmaConfig.from_dict(values)
     text, vision = config.text_config, config.vision_config
     sizes = {
-        "vision": SiglipSize(
-            width=vision.hidden_size,
-            depth=vision.num_hidden_layers,
-            mlp_dim=vision.intermediate_size,
-            heads=vision.num_attention_heads,
-            patch_size=vision.patch_size,
+        "vision": SiglipSize.parse(
+            {
+                "width": vision.hidden_size,
+                "depth": vision.num_hidden_layers,
+                "mlp_dim": vision.intermediate_size,
+                "heads": vision.num_attention_heads,
+                "patch_size": vision.patch_size,
+            },
+            where=f"{path}: vision_config",
         ),
-        "text": TextSize(
-            family=text.model_type,
-            width=text.hidden_size,
-            depth=text.num_hidden_layers,
-            mlp_dim=text.intermediate_size,
-            heads=text.num_attention_heads,
-            kv_heads=text.num_key_value_heads,
-            head_dim=text.head_dim,
-            vocabulary=text.vocab_size,
-            query_scale=getattr(text, "query_pre_attn_scalar", TextSize.model_fields["query_scale"].default),
+        "text": TextSize.parse(
+            {
+                "family": text.model_type,
+                "width": text.hidden_size,
+                "depth": text.num_hidden_layers,
+                "mlp_dim": text.intermediate_size,
+                "heads": text.num_attention_heads,
+                "kv_heads": text.num_key_value_heads,
+                "head_dim": text.head_dim,
+                "vocabulary": text.vocab_size,
+                "query_scale": getattr(text, "query_pre_attn_scalar", TextSize.model_fields["query_scale"].default),
+            },
+            where=f"{path}: text_config",
         ),
         "image_size": vision.image_size,
     }

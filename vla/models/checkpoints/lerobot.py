@@ -33,7 +33,7 @@ OLD_PROMPT = "if LeRobot 0.4 trained it, its prompts said zeros behind the state
 
 def read(root: Path, kind: Kind, stated: Stated) -> Settings:
     """What the folder and a person say of it."""
-    config = artifacts.read_json(root / CONFIG, made_by="lerobot-train again")
+    config = artifacts.read_foreign_json(root / CONFIG)
     where = str(root / CONFIG)
     if config.get("type") != kind:
         raise CheckpointError(

@@ -127,7 +127,7 @@ def _step(root: Path, processor: str, name: str) -> dict[str, Any] | None:
     path = root / f"{processor}.json"
     if not path.is_file():
         return None
-    steps = artifacts.read_json(path, made_by="lerobot-train again")["steps"]
+    steps = artifacts.read_foreign_json(path)["steps"]
     return next((step for step in steps if step.get("registry_name") == name), None)
 
 

@@ -28,7 +28,7 @@ CONFIG = "config.json"
 
 def read(root: Path, kind: Kind, stated: Stated) -> Settings:
     """What the folder and a person say of it."""
-    config = artifacts.read_json(root / CONFIG, made_by="the converter again") if (root / CONFIG).is_file() else {}
+    config = artifacts.read_foreign_json(root / CONFIG) if (root / CONFIG).is_file() else {}
     stats = NormStats.read(stated.norm_stats or _norm_stats(root))
     first_end = stated.delta_actions
     return Settings(
