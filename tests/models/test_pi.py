@@ -260,6 +260,21 @@ def test_published_sizes_have_the_published_number_of_parameters():
             {},
             "head_dim",
         ),
+        (
+            {"vision": {"width": 96, "depth": 2, "mlp_dim": 96, "heads": 5, "patch_size": 14}},
+            {},
+            "vision: expected a width that its 5 heads divide, found 96",
+        ),
+        (
+            {"language": {"width": 8, "depth": 2, "mlp_dim": 8, "heads": 8, "kv_heads": 3, "head_dim": 8}},
+            {},
+            "language: expected heads that 3 kv_heads divide, found 8",
+        ),
+        (
+            {"language": {"width": 8, "depth": 2, "mlp_dim": 8, "heads": 8, "kv_heads": 1, "head_dim": 7}},
+            {},
+            "language: expected an even head_dim, .* found 7",
+        ),
     ],
 )
 def test_what_cannot_work_is_refused(changes, interface, message):

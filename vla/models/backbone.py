@@ -1,10 +1,10 @@
 """SigLIP as transformers has it: the vision tower of PaliGemma and so of pi0 and pi0.5."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, Self, cast
 
 from jaxtyping import Float
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
@@ -22,6 +22,12 @@ class SiglipSize(Config):
     heads: Size
     patch_size: Size
     """Rows and columns of pixels per token."""
+
+    @model_validator(mode="after")
+    def _heads_share_the_width(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(f"expected a width that its {self.heads} heads divide, found {self.width}")
+        return self
 
 
 class VisionTower(nn.Module):

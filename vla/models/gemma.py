@@ -8,11 +8,11 @@ that checkpoints map by prefix. Gemma: arXiv:2403.08295; adaptive norms: DiT, ar
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import torch
 from jaxtyping import Bool, Float, Float32, Int64
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -35,6 +35,14 @@ class GemmaSize(Config):
     kv_heads: Size
     """Heads of keys and values; each serves `heads / kv_heads` heads of queries."""
     head_dim: Size
+
+    @model_validator(mode="after")
+    def _heads_can_be_grouped_and_turned(self) -> Self:
+        if self.heads % self.kv_heads:
+            raise ValueError(f"expected heads that {self.kv_heads} kv_heads divide, found {self.heads}")
+        if self.head_dim % 2:
+            raise ValueError(f"expected an even head_dim, whose halves RoPE turns by positions, found {self.head_dim}")
+        return self
 
 
 @dataclass(frozen=True, slots=True)
