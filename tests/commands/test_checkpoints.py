@@ -54,10 +54,13 @@ def test_neither_command_replaces_what_is_there(source, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        (["--view", "base"], "--view: expected NAME=COLUMN, each name once, found 'base'"),
-        (["--view", "a=b", "--view", "a=c"], "--view: expected NAME=COLUMN, each name once, found 'a=c'"),
+        (["--view", "base"], "--view: expected NAME=COLUMN, each name and each column once, found 'base'"),
+        (["--view", "a=b", "--view", "a=c"], "each name and each column once, found 'a=c'"),
+        (["--view", "a=b", "--view", "c=b"], "each name and each column once, found 'c=b'"),
         (["--revision", "main"], "expected a source OWNER/NAME beside a revision"),
-        (["--data-name", "a/b"], "data_name"),
+        (["--data-name", "a b"], "--data-name: expected ASCII letters, digits"),
+        (["--delta-actions", "0:3"], "expected actions among the dimensions 0 to 1, found [0, 3]"),
+        (["--vision-heads", "5"], "vision: expected a width that its 5 heads divide, found 48"),
     ],
 )
 def test_flags_that_say_nothing_are_refused(source, tmp_path, capsys, flags, expected):
@@ -65,11 +68,32 @@ def test_flags_that_say_nothing_are_refused(source, tmp_path, capsys, flags, exp
     assert expected in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("flags", [["--max-tokens", "0"], ["--delta-actions", "3"], ["--vision-heads", "many"]])
-def test_flags_that_are_no_numbers_are_errors_of_usage(source, tmp_path, flags):
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--max-tokens", "0"], "expected a whole number of at least 1, found 0"),
+        (["--vision-heads", "many"], "expected a number, found many"),
+        (["--delta-actions", "3"], "expected FIRST:END, such as 0:6 for the dimensions 0 to 5, found 3"),
+        (["--delta-actions", "3:3"], "expected FIRST:END"),
+        (["--fps", "0"], "expected a number above 0, found 0"),
+        (["--fps", "nan"], "expected a number, found nan"),
+    ],
+)
+def test_flags_that_are_no_numbers_are_errors_of_usage(source, tmp_path, capsys, flags, expected):
     with pytest.raises(SystemExit) as error:
         import_checkpoint(source, tmp_path / "policy", *flags)
     assert error.value.code == 2
+    assert expected in capsys.readouterr().err
+    assert not (tmp_path / "policy").exists()
+
+
+def test_a_damaged_file_of_another_project_is_to_be_fetched_again(source, tmp_path, capsys):
+    (source / "config.json").write_text("[1]")
+    assert import_checkpoint(source, tmp_path / "policy") == 2
+    assert "config.json: expected a JSON object, found list. Get it again." in capsys.readouterr().err
+    (source / "config.json").write_text("{")
+    assert import_checkpoint(source, tmp_path / "policy") == 2
+    assert "(char 1). Get it again." in capsys.readouterr().err
 
 
 def test_a_folder_that_is_not_there_may_be_a_repository(tmp_path, capsys):

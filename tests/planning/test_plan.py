@@ -49,6 +49,21 @@ def test_unknown_gpus_and_presets_are_refused_with_the_nearest_name(folder, caps
     assert "Did you mean 'pi05-libero'?" in capsys.readouterr().err
 
 
+def test_a_micro_batch_is_at_most_a_workers_share_of_the_batch(folder, capsys):
+    batch = params({})["train"]["batch_size"]
+    shown = planned(capsys, "--action-dim", "4", "--workers", "2", "--micro-batch", "1000")
+    assert f"2 x H100, micro-batch {batch // 2}, batch {batch}" in shown
+    assert cli.main(["plan", "--action-dim", "4", "--workers", str(batch + 1)]) == 2
+    assert "train.batch_size: expected a multiple of the number of workers" in capsys.readouterr().err
+
+
+def test_a_share_of_the_peak_is_above_0_and_at_most_1(folder, capsys):
+    for word in ("0", "40", "nan"):
+        with pytest.raises(SystemExit):
+            cli.main(["plan", "--utilisation", word])
+    assert "expected a share above 0 and up to 1, found 40" in capsys.readouterr().err
+
+
 def test_every_gpu_has_a_peak_and_less_room_than_memory():
     for word in GPUS:
         gpu = find(word)

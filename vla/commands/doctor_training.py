@@ -37,7 +37,7 @@ def settings(cfg: JobConfig) -> Iterator[Check]:
     """Whether this machine can start the workers of section `execution`."""
     execution = cfg.execution
     try:
-        job.check_split(cfg, workers=execution.workers)
+        job.check_split(cfg.train, workers=execution.workers)
         launch.check_cluster(os.environ.get("RAY_ADDRESS"))
         device = choose_device(execution.device, local_workers=execution.workers)
     except UserError as error:

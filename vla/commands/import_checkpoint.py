@@ -7,11 +7,15 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from vla import assets
+from vla.commands.flags import count, dimensions, positive
 from vla.commands.places import require_new
 from vla.errors import ConfigError
 from vla.models.checkpoints import importing
 from vla.models.checkpoints.settings import ACTION, STATE, Stated
+from vla.paths import FileName
 
 FILES = ("*.json", "*.safetensors")
 """What is fetched of a repository of the Hub."""
@@ -21,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SRC", help="folder, or OWNER/NAME of the Hub with --revision")
     parser.add_argument("--revision", metavar="COMMIT", help="commit of OWNER/NAME, 40 hexadecimal digits")
     parser.add_argument("--out", type=Path, required=True, metavar="BUNDLE", help="folder of the new bundle")
-    parser.add_argument("--fps", type=float, required=True, help="steps per second of the data that it was trained on")
+    parser.add_argument("--fps", type=positive, required=True, help="steps per second of the data it was trained on")
     parser.add_argument("--data-name", metavar="NAME", help="name of that data (default: the name of SRC)")
     parser.add_argument("--tokenizer", type=Path, metavar="FILE", help="tokenizer.json (default: the one in SRC)")
     parser.add_argument(
@@ -42,15 +46,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--action-names", type=_words, default=(), metavar="A,B,...", help="names of the dimensions")
     parser.add_argument(
         "--delta-actions",
-        type=_range,
+        type=dimensions,
         metavar="FIRST:END",
         help="action dimensions relative to the state dimensions of their numbers (openpi's DeltaActions)",
     )
-    parser.add_argument("--action-horizon", type=_count, metavar="STEPS", help="predicted steps, where no file says")
+    parser.add_argument("--action-horizon", type=count, metavar="STEPS", help="predicted steps, where no file says")
     parser.add_argument(
-        "--max-tokens", type=_count, metavar="TOKENS", help="length of prompts (default: the checkpoint's)"
+        "--max-tokens", type=count, metavar="TOKENS", help="length of prompts (default: the checkpoint's)"
     )
-    parser.add_argument("--vision-heads", type=_count, metavar="HEADS", help="of a SigLIP other than so400m")
+    parser.add_argument("--vision-heads", type=count, metavar="HEADS", help="of a SigLIP other than so400m")
 
 
 def run(options: argparse.Namespace) -> str:
@@ -58,7 +62,7 @@ def run(options: argparse.Namespace) -> str:
     require_new(options.out)
     root, source = _find(options.source, options.revision)
     stated = Stated(
-        data_name=options.data_name or Path(options.source).resolve().name,
+        data_name=_data_name(options.data_name or Path(options.source).resolve().name),
         fps=options.fps,
         tokenizer=options.tokenizer,
         norm_stats=options.norm_stats,
@@ -91,13 +95,23 @@ def _find(source: str, revision: str | None) -> tuple[Path, dict[str, Any]]:
     return asset.root, {"source": source, "revision": revision}
 
 
+def _data_name(name: str) -> str:
+    """Known to be fit for a folder of the bundle before gigabytes are read."""
+    try:
+        return TypeAdapter(FileName).validate_python(name)
+    except ValidationError:
+        raise ConfigError(
+            f"--data-name: expected ASCII letters, digits, '-', '_', '.', found {name!r}. Choose such a name."
+        ) from None
+
+
 def _views(words: list[str]) -> dict[str, str]:
     views: dict[str, str] = {}
     for word in words:
         name, _, column = word.partition("=")
-        if not (name and column) or name in views:
+        if not (name and column) or name in views or column in views.values():
             raise ConfigError(
-                f"--view: expected NAME=COLUMN, each name once, found {word!r}. Write, for example, "
+                f"--view: expected NAME=COLUMN, each name and each column once, found {word!r}. Write, for example, "
                 f"base=observation.images.front."
             )
         views[name] = column
@@ -106,14 +120,3 @@ def _views(words: list[str]) -> dict[str, str]:
 
 def _words(text: str) -> tuple[str, ...]:
     return tuple(text.split(","))
-
-
-def _count(text: str) -> int:
-    if int(text) < 1:
-        raise ValueError(text)
-    return int(text)
-
-
-def _range(text: str) -> tuple[int, int]:
-    first, _, end = text.partition(":")
-    return int(first), int(end)

@@ -43,6 +43,7 @@ class Plan:
     gpu: Gpu
     workers: int
     micro_batch: int
+    """Samples at a time: `execution.micro_batch`, or a worker's whole share of the batch where that is smaller."""
     parameters: Parameters
     training: TrainingMemory
     largest_micro_batch: int
@@ -71,8 +72,9 @@ def make_plan(
     gpu: Gpu,
     utilisation: float = UTILISATION,
 ) -> Plan:
-    """Plan a training of these sections, `execution.workers` and `execution.micro_batch` included."""
+    """Plan a training of these sections; `execution.workers` divides `train.batch_size`."""
     policy, spec = shape_of_policy(policy_section, interface)
+    micro_batch = min(execution.micro_batch, train.batch_size // execution.workers)
     with shapes_alone():
         flops = count_flops(policy, empty_batch(spec, 1), policy)
         acting = acting_memory(policy.eval(), spec)
@@ -82,14 +84,14 @@ def make_plan(
         memory = training_memory(
             policy,
             spec,
-            execution.micro_batch,
+            micro_batch,
             precision=train.precision,
             fused=train.optimizer.fused,
             averaged=train.ema > 0,
         )
         most = largest_micro_batch(
             memory,
-            execution.micro_batch,
+            micro_batch,
             room=gpu.room,
             peak=lambda count: peak_of_passes(policy, empty_batch(spec, count), train.precision),
         )
@@ -100,7 +102,7 @@ def make_plan(
     return Plan(
         gpu=gpu,
         workers=execution.workers,
-        micro_batch=execution.micro_batch,
+        micro_batch=micro_batch,
         parameters=count_parameters(policy),
         training=memory,
         largest_micro_batch=most,

@@ -193,12 +193,12 @@ def fill_in(template: str, values: Mapping[str, Any]) -> str:
     return re.sub(r"\$\{([\w.]+)\}", look_up, template)
 
 
-def check_split(cfg: JobConfig, *, workers: int) -> None:
+def check_split(cfg: TrainConfig, *, workers: int) -> None:
     """The total batch must divide over the workers."""
-    if cfg.train.batch_size % workers:
+    if cfg.batch_size % workers:
         raise ConfigError(
             f"train.batch_size: expected a multiple of the number of workers ({workers}), found "
-            f"{cfg.train.batch_size}. Change it, or execution.workers (torchrun: --nproc_per_node)."
+            f"{cfg.batch_size}. Change it, or execution.workers (torchrun: --nproc_per_node)."
         )
 
 

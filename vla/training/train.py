@@ -87,7 +87,7 @@ def run(  # noqa: PLR0913  # one parameter per file of the stage
         if context is not None:
             _work_beside_others(cfg, made, context, outputs, resume=bool(resume))
             return
-        job.check_split(cfg, workers=cfg.execution.workers)
+        job.check_split(cfg.train, workers=cfg.execution.workers)
         with _supervised(cfg, made, resume=bool(resume)) as tracker:
             if not directory.done.is_file():
                 launch.launch(made)
@@ -147,7 +147,7 @@ def _work_beside_others(
 ) -> None:
     """Under torchrun this stage is a worker; the writer does what a starting process does as well."""
     directory = made.state_directory
-    job.check_split(cfg, workers=context.world_size)
+    job.check_split(cfg.train, workers=context.world_size)
     context.stop_file = directory.stop
     with _supervised(cfg, made, resume=resume) if context.is_writer else nullcontext() as tracker:
         # The writer alone has looked whether a finished result is intact.

@@ -18,6 +18,7 @@ from vla.models.checkpoints import lerobot, names, openpi, tensors
 from vla.models.checkpoints.settings import Layout, Settings, Stated
 from vla.models.checkpoints.sizes import Kind, Sizes, kind_of
 from vla.tokenization import Tokenize
+from vla.transforms import Processor
 
 READ = {"openpi": openpi.read, "lerobot": lerobot.read}
 
@@ -91,7 +92,7 @@ def detect(root: Path) -> Layout:
             f"train.init_from, or give it to 'vla predict'."
         )
     path = root / lerobot.CONFIG
-    config = artifacts.read_json(path, made_by="the training again") if path.is_file() else {}
+    config = artifacts.read_foreign_json(path) if path.is_file() else {}
     if "type" not in config:
         return "openpi"
     if config["type"] not in ("pi0", "pi05"):
@@ -110,6 +111,7 @@ def import_checkpoint(root: Path, stated: Stated, out: Path, *, source: Mapping[
     config = _config(weights.kind, sizes, settings, stated)
     module, policy_config = bundle.parse_policy(config.policy, where=str(root))
     tokenize = Tokenize.read(_tokenizer(root, stated), settings.max_tokens, prompt=policy_config.prompt)
+    Processor.make(config.transforms, config.views, settings.norm_stats, tokenize)  # refuses what could not act
     with torch.device("meta"):
         policy, _ = module.build(
             policy_config, module.make_spec(policy_config, bundle.make_interface(config, tokenize))
