@@ -261,9 +261,7 @@ class PolicyModule(Protocol):
         ...
 
 
-def build_policy(
-    module: PolicyModule, cfg: PolicyConfig, spec: PolicySpec
-) -> tuple[Policy[Any], FrozenEncoder | None]:
+def build_policy(module: PolicyModule, cfg: PolicyConfig, spec: PolicySpec) -> tuple[Policy[Any], FrozenEncoder | None]:
     """A freshly initialised policy that samples as its settings say, and its frozen part."""
     policy, frozen = module.build(cfg, spec)
     policy.sampler = cfg.sampler
