@@ -10,7 +10,6 @@ preempted after a checkpoint (run again to go on), 130 interrupted.
 """
 
 import argparse
-import errno
 import importlib
 import importlib.metadata
 import inspect
@@ -23,6 +22,7 @@ from pathlib import Path
 
 from vla import lifeline, reports
 from vla.commands import COMMANDS
+from vla.commands.places import require_place
 from vla.dvc_file import PIPELINE, artifact_paths, output_names
 from vla.errors import Preempted, UserError, place_errors_explained
 from vla.registry import did_you_mean
@@ -93,15 +93,6 @@ def run_stage(stage: str, options: argparse.Namespace) -> None:
         for name in output_names(stage):
             require_place(getattr(options, name))
         module.run(module.Config.load(), **{name: getattr(options, name) for name in _parameters(stage)})
-
-
-def require_place(output: Path) -> None:
-    """Raise OSError when `output` could not be made, before hours of work are spent on it."""
-    place = next(folder for folder in output.absolute().parents if folder.exists())
-    if not place.is_dir():
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(place))
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(place))
 
 
 def set_up_logging() -> None:

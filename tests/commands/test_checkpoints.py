@@ -51,6 +51,13 @@ def test_neither_command_replaces_what_is_there(source, tmp_path, capsys):
     assert capsys.readouterr().err.count("expected a folder that is not there yet") == 2
 
 
+def test_a_place_that_is_none_is_refused_before_anything_is_read(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "empty").mkdir()
+    assert import_checkpoint(tmp_path / "empty", tmp_path / "file/policy") == 2
+    assert "expected a place to read or write, found 'Not a directory'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
