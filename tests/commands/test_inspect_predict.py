@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 import pytest
+from batches import SETTINGS
 from bundles import a_bundle, with_still
 from PIL import Image
 
@@ -29,6 +30,13 @@ def test_a_bundle_names_the_dimensions_that_it_is_blind_to(tmp_path, capsys):
     still = a_bundle(tmp_path / "policy", norm_stats=with_still(state=(0, 2), actions=(1,)))
     assert cli.main(["inspect", "bundle", str(still.path)]) == 0
     assert "degenerate      state x, z; actions dy" in capsys.readouterr().out
+
+
+def test_a_bundle_that_sees_several_steps_says_how_far_apart(tmp_path, capsys):
+    settings = {**SETTINGS["paligemma_vla"], "window_steps": 3, "step_stride": 2}
+    several = a_bundle(tmp_path / "policy", policy="paligemma_vla", settings=settings, image_size=(16, 16))
+    assert cli.main(["inspect", "bundle", str(several.path)]) == 0
+    assert "window          3 observations, one every 2 steps" in capsys.readouterr().out
 
 
 def test_a_folder_that_is_no_bundle_is_refused(tmp_path, capsys):
