@@ -281,6 +281,23 @@ def test_a_torn_file_is_said(tmp_path):
         load_weights(backbone, find_weights(cfg))
 
 
+def test_reading_weights_writes_no_progress_into_logs(tmp_path, capfd):
+    save_source(tmp_path)
+    cfg, backbone = from_source(tmp_path)
+    capfd.readouterr()
+    load_weights(backbone, find_weights(cfg))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_language_model_that_is_no_gemma_of_paligemma_is_refused(tmp_path):
+    save_source(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["text_config"]["model_type"] = "gemma3_text"
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match=r"text_config: family: .* found 'gemma3_text'"):
+        from_source(tmp_path)
+
+
 def test_sizes_that_contradict_the_source_are_refused(tmp_path):
     save_source(tmp_path)
     with pytest.raises(ConfigError, match=r"policy.backbone.vision: expected what .*config.json says"):

@@ -102,6 +102,16 @@ def test_every_difference_to_the_bundle_s_policy_is_named(make_tuning):
     assert "num_steps" not in str(caught.value)
 
 
+def test_of_another_policy_s_bundle_the_name_says_enough(make_tuning):
+    """Before what the two tokenizers and sizes would do to each other."""
+    tuned = make_tuning()
+    section = {"name": "paligemma_vla", **SETTINGS["paligemma_vla"]}
+    tuned = tuned.model_copy(update={"cfg": tuned.cfg.model_copy(update={"policy": section})})
+    with pytest.raises(CheckpointError) as caught:
+        Parts.build(tuned)
+    assert "found another: policy.name: tiny_vla in the bundle, paligemma_vla here. Change" in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("name", "free", "size"),
     [

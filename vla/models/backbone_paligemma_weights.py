@@ -6,13 +6,14 @@ understand is an error here.
 
 import logging
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PaliGemmaConfig, PaliGemmaModel
-from transformers.utils.logging import get_verbosity, set_verbosity
+from transformers.utils import logging as transformers_logging
 
 from vla import assets
 from vla.artifacts import read_foreign_json
@@ -147,22 +148,33 @@ def _compare(path: Path, found: Any, built: Any) -> None:
 
 def _read(root: Path) -> Mapping[str, Tensor]:
     """Name -> weight of the source as PaliGemmaModel has them, in the type in which they are stored."""
-    verbosity = get_verbosity()
-    set_verbosity(logging.ERROR)  # its report of wrong keys becomes our message
     try:
-        loaded: Any = PaliGemmaModel.from_pretrained(
-            root, local_files_only=True, dtype="auto", output_loading_info=True, ignore_mismatched_sizes=True
-        )
+        with _quiet():  # its report of wrong keys becomes our message
+            loaded: Any = PaliGemmaModel.from_pretrained(
+                root, local_files_only=True, dtype="auto", output_loading_info=True, ignore_mismatched_sizes=True
+            )
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
             f"{root}: expected the weights of a PaliGemma, found damaged files ({error}). Fetch them again."
         ) from None
-    finally:
-        set_verbosity(verbosity)
     model, info = loaded
     _refuse(root, list(_faults(info)))
     weights: Mapping[str, Tensor] = model.state_dict()
     return weights
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """transformers says nothing but errors meanwhile, and shows no progress, which logs hold line by line."""
+    verbosity, shown = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity(logging.ERROR)
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if shown:
+            transformers_logging.enable_progress_bar()
 
 
 def _faults(info: Mapping[str, Any]) -> Iterator[str]:

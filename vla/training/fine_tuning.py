@@ -51,8 +51,10 @@ class Origin:
 
     def check(self, config: BundleConfig) -> None:
         """Raise CheckpointError that names everything by which `config` is not that of the bundle's policy."""
-        (policy, here), (_, there) = _interface(config), _interface(self.config)
+        (policy, here), (original, there) = _interface(config), _interface(self.config)
         compared = (here.keys() | there.keys()) - FREE - policy.transferable
+        if policy.name != original.name:  # no other setting can be compared
+            compared = {"policy.name"}
         wrong = [
             f"{name}: {there.get(name)} in the bundle, {here.get(name)} here"
             for name in sorted(compared)

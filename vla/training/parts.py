@@ -76,9 +76,10 @@ class Parts:
             transforms=cfg.transforms,
             policy=policy_config.plain(),
         )
-        spec = module.make_spec(policy_config, bundle.make_interface(config, tokenize))
         if origin:
             origin.check(config)
+        spec = module.make_spec(policy_config, bundle.make_interface(config, tokenize))
+        if origin:
             policy = bundle.build_empty(module, policy_config, spec)
             origin.load_weights(policy)
         else:
