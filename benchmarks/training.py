@@ -87,14 +87,19 @@ class BareLoop:
 
 
 def launchers(root: Path) -> None:
-    """Steady state of whole trainings with two workers, Ray and torchrun in turn."""
-    rates: dict[str, list[float]] = {"ray": [], "torchrun": []}
-    for number in range(2):
-        for launcher in rates:
-            changes = {"execution.launcher": launcher, "execution.workers": 2, "seed": number, "train.steps": 240}
-            rates[launcher] += _rates(root, changes)
-    ray, torchrun = (statistics.median(values) for values in rates.values())
-    print(f"launchers   {ray:8.1f} samples/s under Ray, {torchrun:.1f} under torchrun: {torchrun / ray - 1:+.1%} time")
+    """Steady state of whole trainings, Ray and torchrun in turn, with a worker for all cores but one and for each."""
+    cores = os.cpu_count() or 1
+    for workers in sorted({max(1, cores - 1), cores}):
+        rates: dict[str, list[float]] = {"ray": [], "torchrun": []}
+        for number, launcher in enumerate([*rates, *reversed(rates)]):
+            # Each has a seed of its own: a finished training is the same under every launcher, and is not run again.
+            changes = {"execution.launcher": launcher, "execution.workers": workers, "seed": 10 * workers + number}
+            rates[launcher] += _rates(root, {**changes, "train.steps": 240})
+        ray, torchrun = (statistics.median(values) for values in rates.values())
+        print(
+            f"launchers   {workers} workers on {cores} cores: {ray:.1f} samples/s under Ray, {torchrun:.1f} under "
+            f"torchrun: {torchrun / ray - 1:+.1%} time"
+        )
 
 
 def _rates(root: Path, changes: dict[str, Any]) -> list[float]:
