@@ -209,6 +209,27 @@ def test_a_frozen_prefix_gets_no_gradient_and_changes_no_number(name):
     assert "expert" in with_gradient
 
 
+@pytest.mark.parametrize(("vision", "language"), [(True, True), (True, False), (False, True)])
+@pytest.mark.parametrize("autocast", [False, True], ids=["float32", "autocast"])
+@pytest.mark.parametrize("name", NAMES)
+def test_frozen_parts_in_bfloat16_leave_the_others_in_float32_and_the_velocity_near(name, autocast, vision, language):
+    frozen = {"freeze_vision_tower": vision, "freeze_language_model": language}
+    exact, spec = tiny_policy(name, **frozen)
+    rough, _ = tiny_policy(name, **frozen, frozen_dtype="bfloat16")
+    rough.load_state_dict(exact.state_dict())
+    resting = {part for part, rests in (("vision", vision), ("project", vision), ("language", language)) if rests}
+    halved = {key.split(".")[0] for key, value in rough.named_parameters() if value.dtype == torch.bfloat16}
+    assert halved == resting
+    batch = fake_batch(spec, 2)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        errors = [policy(batch).error_BPHA for policy in (exact, rough)]
+    assert errors[1].dtype == torch.float32
+    torch.testing.assert_close(*errors, atol=0.1, rtol=0.1)
+    errors[1].mean().backward()
+    trained = [value for value in rough.parameters() if value.requires_grad]
+    assert all(value.grad is not None and value.grad.dtype == torch.float32 for value in trained)
+
+
 def test_a_frozen_tower_below_a_trained_language_model_leaves_the_text_trainable():
     policy, spec = tiny_policy("pi05", freeze_vision_tower=True)
     policy(fake_batch(spec, 2)).error_BPHA.mean().backward()

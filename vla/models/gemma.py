@@ -214,10 +214,10 @@ class GemmaLayer(nn.Module):
 
 
 def joined(first: KeysValues, second: KeysValues) -> KeysValues:
-    """The tokens of both, in a new tensor: what was computed once stays as it is."""
+    """The tokens of both, in the type of the second and in a new tensor: what was computed once stays as it is."""
     return KeysValues(
-        torch.cat([first.key_BKNE, second.key_BKNE.to(first.key_BKNE.dtype)], dim=2),
-        torch.cat([first.value_BKNE, second.value_BKNE.to(first.value_BKNE.dtype)], dim=2),
+        torch.cat([first.key_BKNE.to(second.key_BKNE.dtype), second.key_BKNE], dim=2),
+        torch.cat([first.value_BKNE.to(second.value_BKNE.dtype), second.value_BKNE], dim=2),
     )
 
 

@@ -15,7 +15,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, cast
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 import torch
 from jaxtyping import Bool, Float, Float32, Int64
@@ -63,6 +63,7 @@ class PiConfig(PolicyConfig):
             "transforms.max_tokens",
             "policy.action_horizon",
             "policy.attention",
+            "policy.frozen_dtype",
             "policy.freeze_vision_tower",
             "policy.freeze_language_model",
         }
@@ -82,6 +83,8 @@ class PiConfig(PolicyConfig):
     """sdpa: torch's fused kernels; eager: written out, in float32 softmax; equal up to rounding."""
     freeze_vision_tower: bool
     freeze_language_model: bool
+    frozen_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the frozen parts; bfloat16 halves their memory and rounds what they compute."""
 
     @field_validator("vision", "language", "expert", mode="before")
     @classmethod
@@ -190,11 +193,10 @@ class PiPolicy(Policy[Prefix]):
         self.expert = Expert(cfg.expert, condition_width=condition_width, attention=cfg.attention)
         self.head_dim = cfg.language.head_dim
         self.action_in, self.action_out = nn.Linear(spec.action_dim, width), nn.Linear(width, spec.action_dim)
-        if cfg.freeze_vision_tower:
-            self.vision.requires_grad_(requires_grad=False)
-            self.project.requires_grad_(requires_grad=False)
-        if cfg.freeze_language_model:
-            self.language.requires_grad_(requires_grad=False)
+        parts = ((cfg.freeze_vision_tower, self.vision), (cfg.freeze_vision_tower, self.project))
+        for frozen, part in (*parts, (cfg.freeze_language_model, self.language)):
+            if frozen:
+                part.requires_grad_(requires_grad=False).to(getattr(torch, cfg.frozen_dtype))
 
     @abstractmethod
     def suffix(
@@ -206,7 +208,7 @@ class PiPolicy(Policy[Prefix]):
         """Read the last step; earlier steps of a window are not used."""
         if obs.images_BTVCYX is None:
             raise AssertionError(f"{type(self).__name__} reads images, found none")
-        pixels = obs.images_BTVCYX[:, -1].to(self.project.weight.dtype) / 127.5 - 1
+        pixels = obs.images_BTVCYX[:, -1].float() / 127.5 - 1
         prefix = self.prefix(
             pixels,
             image_is_pad_BV=obs.image_is_pad_BTV[:, -1],
@@ -227,9 +229,11 @@ class PiPolicy(Policy[Prefix]):
     ) -> Prefix:
         """Pixels in [-1, 1] and text to what the expert attends to; nobody sees absent cameras and padded text."""
         with torch.no_grad() if self.frozen_prefix else nullcontext():
-            images = self.project(self.vision(pixels_BVCYX.flatten(0, 1))).unflatten(0, pixels_BVCYX.shape[:2])
+            pixels = pixels_BVCYX.flatten(0, 1).to(self.project.weight.dtype)
+            images = self.project(self.vision(pixels)).unflatten(0, pixels_BVCYX.shape[:2])
             image_is_pad = image_is_pad_BV.repeat_interleave(images.shape[2], dim=1)
-            tokens = torch.cat([images.flatten(1, 2), self.language.embed(tokens_BL)], dim=1)
+            text = self.language.embed(tokens_BL)
+            tokens = torch.cat([images.flatten(1, 2).to(text.dtype), text], dim=1)
             is_pad = torch.cat([image_is_pad, token_is_pad_BL], dim=1)
             layers = self.language(tokens, Rotary.at(positions(is_pad), self.head_dim), padding_mask(is_pad))
         return Prefix(layers, is_pad, state_BS)

@@ -60,8 +60,8 @@ def export(path: Path, layout: Layout, out: Path) -> Report:
 
 
 def named(weights: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
-    """Our weights and those that the layout has besides, by its names."""
-    named = names.untranslate(weights)
+    """Our weights in float32 and those that the layout has besides, by its names."""
+    named = names.untranslate({name: weight.float() for name, weight in weights.items()})
     embedding = named[names.EMBEDDING]
     width = weights["action_in.weight"].shape[0]
     named |= {names.LM_HEAD: embedding, names.EXPERT_HEAD: torch.zeros(len(embedding), width)}
