@@ -286,14 +286,5 @@ def make_spec(cfg: PiConfig, interface: Interface) -> PolicySpec:
             f"policy.vocabulary: expected at least the {interface.vocabulary} ids of the tokenizer, found "
             f"{cfg.vocabulary}. Raise it, or set it to null."
         )
-    return PolicySpec(
-        views=interface.views,
-        image_size=interface.image_size,
-        state_dim=interface.state_dim,
-        action_dim=cfg.max_action_dim,
-        action_horizon=cfg.action_horizon,
-        max_tokens=interface.max_tokens,
-        vocabulary=interface.vocabulary,
-        padded_action_dims=cfg.max_action_dim - interface.action_dim,
-        prompt=cfg.prompt,
-    )
+    padded = cfg.max_action_dim - interface.action_dim
+    return interface.spec(cfg, action_dim=cfg.max_action_dim, padded_action_dims=padded)

@@ -278,3 +278,8 @@ class Interface:
     action_dim: int
     max_tokens: int
     vocabulary: int
+
+    def spec(self, cfg: PolicyConfig, **chosen: Any) -> PolicySpec:
+        """The spec of a policy with these settings for these data; `chosen` is what the policy says itself."""
+        offered = {item.name: getattr(self, item.name) for item in fields(self)}
+        return PolicySpec(**{**offered, "action_horizon": cfg.action_horizon, "prompt": cfg.prompt, **chosen})

@@ -199,18 +199,7 @@ def make_spec(cfg: Config, interface: Interface) -> PolicySpec:
     _check_actions(cfg, interface)
     _check_images(cfg, interface)
     _check_language(cfg, interface)
-    return PolicySpec(
-        views=interface.views,
-        image_size=interface.image_size,
-        state_dim=interface.state_dim,
-        action_dim=interface.action_dim,
-        action_horizon=cfg.action_horizon,
-        max_tokens=interface.max_tokens,
-        vocabulary=interface.vocabulary,
-        prompt=cfg.prompt,
-        window_steps=cfg.window_steps,
-        step_stride=cfg.step_stride,
-    )
+    return interface.spec(cfg, window_steps=cfg.window_steps, step_stride=cfg.step_stride)
 
 
 def build(cfg: Config, spec: PolicySpec) -> tuple[PaliGemmaVLA, FrozenEncoder | None]:

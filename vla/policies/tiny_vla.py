@@ -127,15 +127,7 @@ def make_spec(cfg: Config, interface: Interface) -> PolicySpec:
         raise ConfigError(
             f"policy.width: expected a multiple of 8 and of policy.heads ({cfg.heads}), found {cfg.width}."
         )
-    return PolicySpec(
-        views=interface.views,
-        image_size=interface.image_size,
-        state_dim=interface.state_dim,
-        action_dim=interface.action_dim,
-        action_horizon=cfg.action_horizon,
-        max_tokens=interface.max_tokens,
-        vocabulary=interface.vocabulary,
-    )
+    return interface.spec(cfg)
 
 
 def build(cfg: Config, spec: PolicySpec) -> tuple[TinyVLA, FrozenEncoder | None]:
