@@ -8,6 +8,7 @@ import torch
 from vla import keyed, registry
 from vla.models.policy import Batch, Interface, Observation
 from vla.terms import PolicySpec
+from vla.training.optim import OptimizerConfig
 
 INTERFACE = Interface(
     views=("front", "wrist"), image_size=(16, 32), state_dim=3, action_dim=2, max_tokens=4, vocabulary=9
@@ -44,6 +45,19 @@ PALIGEMMA = {
     "pool": "mean",
     "head": {"type": "mlp", "hidden_dims": [64, 32], "dropout": 0.0},
 }
+OPTIMIZER = OptimizerConfig(
+    lr=3e-3,
+    lr_scales={},
+    betas=(0.9, 0.95),
+    eps=1e-8,
+    weight_decay=0.0,
+    fused=False,
+    warmup_steps=0,
+    anneal="step",
+    final_lr=0.0,
+    clip_norm=1.0,
+)
+"""Of the short trainings in tests of policies."""
 SETTINGS = {
     "paligemma_vla": PALIGEMMA,
     "pi0": {**PI, "max_state_dim": 4},

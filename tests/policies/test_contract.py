@@ -6,27 +6,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from batches import SETTINGS, fake_batch, tiny_policy
+from batches import OPTIMIZER, SETTINGS, fake_batch, tiny_policy
 from ranks import answers
 
 from vla import registry
 from vla.training.distributed import Context
 from vla.training.loop import weighted_error
-from vla.training.optim import OptimizerConfig, make_optimizer
+from vla.training.optim import make_optimizer
 
 POLICIES = registry.names("policies")
-OPTIMIZER = OptimizerConfig(
-    lr=3e-3,
-    lr_scales={},
-    betas=(0.9, 0.95),
-    eps=1e-8,
-    weight_decay=0.0,
-    fused=False,
-    warmup_steps=0,
-    anneal="step",
-    final_lr=0.0,
-    clip_norm=1.0,
-)
 
 
 def test_every_policy_has_tiny_settings_here():
