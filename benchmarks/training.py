@@ -1,6 +1,6 @@
 """What the training loop costs beside the model: ratios to a bare PyTorch loop, Ray to torchrun, checkpoints, logging.
 
-    OMP_NUM_THREADS=1 python benchmarks/training.py                # about ten minutes on two cores
+    OMP_NUM_THREADS=1 python benchmarks/training.py                # all of them; launchers take the longest
     OMP_NUM_THREADS=1 python benchmarks/training.py --only loop    # or: launchers, checkpoint, logging
 
 The data are generated and the policy is the one of params.yaml, so a step costs what it costs in `make repro`. Ours and
